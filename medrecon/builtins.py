@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one built-in plugin: every component of the house, through the same hook as anybody's plugin."""
+
+from __future__ import annotations
+
+from medrecon.plugins import Component, hookimpl
+
+
+def _c(kind: str, name: str, where: str, summary: str, **more) -> Component:
+    """``where`` is "module:Class" below medrecon; its options are "module:ClassConfig"."""
+    return Component(kind, name, f"medrecon.{where}", f"medrecon.{where}Config", summary, **more)
+
+
+COMPONENTS = [
+    _c("source", "image-folder", "ingest.image_folder:ImageFolderSource", "pictures in a folder, in natural order"),
+    _c("source", "video", "ingest.video:VideoSource", "frames of a video file"),
+    _c("source", "dicom", "ingest.dicom:DicomSource", "DICOM cine, multi-frame or single-frame pictures"),
+    _c("source", "views", "ingest.views:ViewsSource", "pictures rendered from a CT or MR volume, with exact truth"),
+    _c("keyframer", "quality", "ingest.keyframes:QualityKeyframer", "drops blurred, dark, glaring and still frames"),
+    _c("keyframer", "all", "ingest.keyframes:AllKeyframer", "keeps every frame"),
+    _c("extractor", "sift", "features.sift:SiftExtractor", "SIFT (OpenCV), optionally RootSIFT"),
+    _c("extractor", "surf", "features.surf:SurfExtractor", "SURF (mahotas, or OpenCV's where it is built in)"),
+    _c("extractor", "orb", "features.orb:OrbExtractor", "ORB binary features (OpenCV)"),
+    _c("pairing", "exhaustive", "matching.pairing:ExhaustivePairing", "every pair"),
+    _c("pairing", "sequential", "matching.pairing:SequentialPairing", "neighbours in time, with loop closing"),
+    _c("pairing", "from-poses", "matching.pairing:FromPosesPairing", "cameras that are near and look the same way"),
+    _c("matcher", "nearest-neighbour", "matching.nearest_neighbour:NearestNeighbourMatcher",
+       "mutual nearest neighbours with ratio test, L2 and Hamming"),
+    _c("mapper", "incremental", "sfm.incremental:IncrementalMapper", "incremental structure from motion (pycolmap)"),
+    _c("mapper", "global", "sfm.global_mapping:GlobalMapper", "global structure from motion (pycolmap)"),
+    _c("renderer", "nerf", "radiance.nerf:NerfRenderer", "classical NeRF: point samples, positional encoding"),
+    _c("renderer", "mipnerf", "radiance.mipnerf:MipNerfRenderer",
+       "mip-NeRF: cones, integrated positional encoding, appearance code in colour only"),
+    _c("mesher", "marching-cubes", "surface.marching_cubes:MarchingCubesMesher", "isosurface of the density"),
+    _c("exporter", "ply", "export.mesh_files:PlyExporter", "surface and sparse points as PLY"),
+    _c("exporter", "obj", "export.mesh_files:ObjExporter", "surface as Wavefront OBJ"),
+    _c("exporter", "stl", "export.mesh_files:StlExporter", "surface as binary STL"),
+    _c("exporter", "nifti", "export.nifti:NiftiExporter", "density volume as NIfTI"),
+    _c("exporter", "colmap", "export.colmap:ColmapExporter", "sparse model in COLMAP's text format"),
+    _c("exporter", "transforms", "export.transforms:TransformsExporter", "transforms.json (nerfstudio, instant-ngp)"),
+    _c("analysis", "geometry", "analysis.geometry:GeometryAnalysis", "area, volume, bounding box of the surface"),
+    _c("analysis", "image-quality", "analysis.image_quality:ImageQualityAnalysis", "held-out views against pictures"),
+    _c("analysis", "truth", "analysis.truth:TruthAnalysis", "cameras and surface against the truth, where there is one"),
+    _c("metric", "psnr", "metrics.images:Psnr", "peak signal-to-noise ratio, dB"),
+    _c("metric", "ssim", "metrics.images:Ssim", "structural similarity"),
+    _c("metric", "ms-ssim", "metrics.images:MsSsim", "multi-scale structural similarity"),
+    _c("metric", "lpips", "metrics.lpips:Lpips", "learned perceptual distance", license="BSD-2-Clause"),
+    _c("metric", "mae", "metrics.images:Mae", "mean absolute error"),
+    _c("metric", "nrmse", "metrics.images:Nrmse", "normalised root mean square error"),
+]  # fmt: skip
+
+
+@hookimpl
+def medrecon_components() -> list[Component]:
+    return COMPONENTS

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base class of every configuration model."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ComponentConfig(BaseModel):
+    """Base for a component's options: unknown keys are errors, values cannot change after validation.
+
+    Give every field a default that works and ``Field(description=...)``: the descriptions are the manual that
+    ``medrecon plugins show`` and the JSON Schema print.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
