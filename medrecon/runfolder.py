@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed access to what a run has written so far. Reads only; knows the file names, nothing else does.
 
-    OUT/run.yaml  manifest.json  events.jsonl  result.json  report.html
+    OUT/run.yaml  manifest.json  result.json  report.html
     OUT/stages/source/     frames.json images/*.png [truth/]
     OUT/stages/keyframes/  frames.json
     OUT/stages/masks/      frames.json masks/*.png
@@ -12,7 +12,7 @@
     OUT/stages/render/     renders.json heldout/<frame_id>.png depth/ opacity/ path.mp4
     OUT/stages/surface/    mesh.npz
     OUT/stages/analysis/   metrics.json
-    OUT/exports/
+    OUT/stages/export/     the files of every exporter
 """
 
 from __future__ import annotations
@@ -23,12 +23,6 @@ from pathlib import Path
 from medrecon.errors import InputError
 from medrecon.types import Features, FrameSet, MatchGraph, Mesh, Metric, SparseModel, Truth
 from medrecon.types.storage import read_json
-
-STAGES = (
-    "source", "keyframes", "masks", "features", "matching", "sfm", "radiance", "render", "surface", "analysis",
-    "report",
-)  # fmt: skip
-
 
 class FeatureFolder(Mapping):
     """Features by frame_id, read from disk on demand so that memory does not grow with the number of frames."""
@@ -55,21 +49,27 @@ class RunFolder:
     Args:
         root: the run's folder.
         staging: folders of stages still being written, by stage name (used by the pipeline itself).
+        done: stages whose results belong to this run; default: those of manifest.json, so that results of older
+            settings which still lie in the folder are not mixed with new ones.
     """
 
-    def __init__(self, root: Path, staging: dict[str, Path] | None = None):
+    def __init__(self, root: Path, staging: dict[str, Path] | None = None, done: set[str] | None = None):
         self.root = Path(root)
         self._staging = dict(staging or {})
+        self._done = done
+        if done is None and (self.root / "manifest.json").is_file():
+            self._done = {s["name"] for s in read_json(self.root / "manifest.json").get("stages", [])}
 
     def stage_dir(self, stage: str) -> Path:
         return self._staging.get(stage, self.root / "stages" / stage)
 
     def has(self, stage: str) -> bool:
-        return self.stage_dir(stage).is_dir()
+        mine = stage in self._staging or self._done is None or stage in self._done
+        return mine and self.stage_dir(stage).is_dir()
 
     def _need(self, stage: str) -> Path:
         folder = self.stage_dir(stage)
-        if not folder.is_dir():
+        if not self.has(stage):
             raise InputError(f"{self.root} has no {stage!r} stage yet", f"run it with --until {stage} or further")
         return folder
 
@@ -82,8 +82,9 @@ class RunFolder:
     def frames(self) -> FrameSet:
         """The frames that are used, with masks as far as the run has got."""
         for stage in ("masks", "keyframes", "source"):
-            if self.has(stage):
-                return FrameSet.load(self.stage_dir(stage) / "frames.json")
+            path = self.stage_dir(stage) / "frames.json"
+            if self.has(stage) and path.is_file():
+                return FrameSet.load(path)
         raise InputError(f"{self.root} holds no frames", "run it first")
 
     @property

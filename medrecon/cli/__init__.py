@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``medrecon`` command: parses, calls the public API, prints."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. Every failure is one message and a meaningful exit code; ``--debug`` shows the traceback."""
+    from medrecon.errors import MedreconError
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        from medrecon.cli.app import build
+
+        code = build()(args=arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except MedreconError as e:
+        if debug:
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as e:
+        import typer
+
+        if type(e).__name__ in ("Exit", "Abort"):
+            return int(getattr(e, "exit_code", 130))
+        if hasattr(e, "show") and hasattr(e, "exit_code"):  # click's usage errors
+            e.show()
+            return 2
+        if debug or isinstance(e, typer.Exit):
+            raise
+        print(f"error: {type(e).__name__}: {e}\n  try: the same command with --debug, and report it", file=sys.stderr)
+        return 1
+
+
+def entry() -> None:
+    sys.exit(main())

@@ -1,0 +1,38 @@
+# make install | demo | test | test-all | lint | wheel | clean
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test test-all lint wheel clean
+
+install: $(STAMP)
+
+# torch first and pinned: an unpinned torch would bring a newer one, and the build of the kernels needs it in place.
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision pybind11 ninja numpy
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $(STAMP)
+
+# LPIPS needs AlexNet's weights: fetched once, on this request; without a network the demo goes on without LPIPS.
+demo: install
+	$(BIN)/medrecon weights fetch --optional lpips-alexnet
+	$(BIN)/medrecon demo --out runs/demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m ''
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: install
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .
+
+clean:
+	rm -rf build dist runs *.egg-info

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that work alone: on a finished run, on a volume, on DICOM files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import typer
+
+from medrecon.errors import ConfigError, InputError
+
+
+def _finished(run: Path):
+    from medrecon.runfolder import RunFolder
+
+    if not (run / "manifest.json").is_file():
+        raise InputError(f"{run} is not the folder of a run", "give the --out folder of a run")
+    return RunFolder(run)
+
+
+def _numbers(text: str, count: int, what: str) -> list[float]:
+    try:
+        values = [float(v) for v in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise ConfigError(f"{what} {text!r} is not {count} numbers", f"write it as {','.join('123'[:count])}")
+    return values
+
+
+def add(app: typer.Typer) -> None:
+    @app.command("measure")
+    def measure(
+        run: Path = typer.Argument(..., help="Folder of a run."),
+        start: Optional[str] = typer.Option(None, "--from", help="First point, x,y,z in the run's world.", metavar="X,Y,Z"),
+        end: Optional[str] = typer.Option(None, "--to", help="Second point.", metavar="X,Y,Z"),
+        frame: Optional[int] = typer.Option(None, "--frame", help="Frame whose pixels --pixel means."),
+        pixel: list[str] = typer.Option([], "--pixel", help="Two pixels of --frame; the surface under them is used.", metavar="X,Y"),
+    ):
+        """Print the measurements of a run, or the distance between two points with its uncertainty."""
+        folder = _finished(run)
+        if pixel or frame is not None:
+            from medrecon.surface.measure import measure_pixels
+
+            if frame is None or len(pixel) != 2:
+                raise ConfigError("--frame and two --pixel go together", "--frame 12 --pixel 310,204 --pixel 355,260")
+            print_distance(measure_pixels(folder, frame, *(_numbers(p, 2, "--pixel") for p in pixel)))
+        elif start or end:
+            from medrecon.surface.measure import measure_distance
+
+            if not (start and end):
+                raise ConfigError("--from and --to go together", "--from 0,0,0 --to 10,0,0")
+            print_distance(measure_distance(folder, _numbers(start, 3, "--from"), _numbers(end, 3, "--to")))
+        else:
+            from medrecon.cli.runs import print_metrics
+
+            print_metrics(folder.result, {m.name: m for m in folder.metrics})
+
+    @app.command("export")
+    def export(
+        run: Path = typer.Argument(..., help="Folder of a run."),
+        formats: list[str] = typer.Option(["ply"], "--format", help="ply, obj, stl, nifti, colmap, transforms or a plugin's."),
+        out: Path = typer.Option(..., "--out", help="Folder for the files."),
+    ):
+        """Write a finished run in other formats."""
+        import medrecon
+
+        folder = _finished(run)
+        made = [medrecon.create("exporter", name) for name in formats]
+        out.mkdir(parents=True, exist_ok=True)
+        for exporter in made:
+            for path in exporter.export(folder, out):
+                print(path)
+
+    @app.command("view")
+    def view(run: Path = typer.Argument(..., help="Folder of a run.")):
+        """Open the report of a run in the browser."""
+        report = _finished(run).root / "report.html"
+        if not report.is_file():
+            raise InputError(f"{run} has no report yet", "run it to the end")
+        print(report)
+        typer.launch(str(report))
+
+    app.add_typer(_volume(), name="volume", help="Look at CT and MR volumes.")
+
+    @app.command("views")
+    def views(
+        path: Path = typer.Argument(..., help="NIfTI, NRRD or DICOM volume.", metavar="VOLUME"),
+        out: Path = typer.Option(..., "--out", help="Folder for pictures and truth."),
+        override: list[str] = typer.Option([], "-o", "--override", help="option=value of the views source.", metavar="KEY=VALUE"),
+    ):
+        """Render pictures of a volume, with camera poses, depth and masks as truth."""
+        import medrecon
+        from medrecon.config.run_config import merge, parse_override
+        from medrecon.pipeline.display import Display
+
+        options: dict = {}
+        for text in override:
+            options = merge(options, parse_override(text))
+        frames = medrecon.create("source", "views", path=path, **options).read(out, Display())
+        frames.save(out / "frames.json")
+        print(f"{len(frames)} pictures in {out / 'images'}, truth in {frames.truth_path}")
+
+    @app.command("deidentify")
+    def deidentify(
+        path: Path = typer.Argument(..., help="DICOM file or folder.", metavar="DICOM"),
+        out: Path = typer.Option(..., "--out", help="Empty or new folder for the copies."),
+        key: Optional[str] = typer.Option(None, "--key", help="Secret for remapping UIDs; the same key maps them alike."),
+    ):
+        """Copy DICOM files without identifiers (PS3.15 basic profile, UIDs remapped)."""
+        from medrecon.pipeline.display import Display
+        from medrecon.privacy.deidentify import deidentify_folder
+
+        deidentify_folder(path, out, key=key, progress=Display())
+
+
+def print_distance(metric) -> None:
+    """One distance on one line."""
+    sigma = f" ± {metric.sigma:.3g}" if metric.sigma is not None else ""
+    print(f"{metric.value:.4g}{sigma} {metric.unit}" + (f"  ({metric.note})" if metric.note else ""))
+
+
+def _volume() -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+    @group.command("info")
+    def info(path: Path = typer.Argument(..., help="NIfTI, NRRD or DICOM volume.")):
+        """Size, spacing, orientation and values of a volume, without identifiers."""
+        from medrecon.ingest.volume import describe, load_volume
+
+        for name, value in describe(load_volume(path)):
+            print(f"{name:14} {value}")
+
+    @group.callback()
+    def _keep_as_group():
+        pass
+
+    return group
