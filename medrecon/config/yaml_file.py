@@ -45,8 +45,9 @@ def _note_lines(loader: _DataLoader, node: yaml.Node, path: tuple[str, ...]) -> 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """YAML text -> (mapping, line number by path of keys).  Raises ConfigError naming ``name`` and the line."""
-    loader = _DataLoader(text)
+    loader = None
     try:
+        loader = _DataLoader(text)
         node = loader.get_single_node()
         if node is None:
             return {}, {}
@@ -59,7 +60,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], i
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"{name} is not valid YAML: {str(e) or type(e).__name__}", "see docs/config.md") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise ConfigError(f"{name} must hold 'key: value' lines, got {type(data).__name__}", "see docs/config.md")
     return data, loader.lines
