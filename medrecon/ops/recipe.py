@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernels are built from and how: shared by setup.py and the just-in-time build. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+CPP_SOURCES = ("bind.cpp", "ops.cpp", "cpu/cast_rays.cpp", "cpu/encoding.cpp")
+CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/encoding.cu")
+# Ampere and Hopper, and PTX for what comes after, unless TORCH_CUDA_ARCH_LIST says otherwise.
+CUDA_ARCH_LIST = "8.0;9.0+PTX"
+
+
+def source_folder() -> Path | None:
+    """The csrc folder: shipped inside the installed package, or beside it in a source tree; None when there is none."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / "_csrc", here.parent.parent / "csrc"):
+        if all((folder / name).is_file() for name in CPP_SOURCES):
+            return folder
+    return None
+
+
+def source_hash(folder: Path) -> str:
+    """Identifies the text of all C++ and CUDA files and the flags they are built with."""
+    digest = hashlib.sha256(repr((cxx_flags(), nvcc_flags())).encode())
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".h", ".cpp", ".cu"):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def sources(cuda: bool) -> list[str]:
+    """Names of the files to compile, relative to the csrc folder."""
+    return [*CPP_SOURCES, *(CUDA_SOURCES if cuda else ())]
+
+
+def cxx_flags() -> list[str]:
+    """No -march=native (a wheel runs on other machines), no fast-math; torch adds the C++ standard it needs."""
+    if sys.platform == "win32":
+        return ["/O2", "/openmp"]
+    flags = ["-O3", "-fvisibility=hidden"]
+    if sys.platform == "linux":
+        # At compile time only: the OpenMP runtime is then torch's own, already loaded, and set_num_threads governs it.
+        flags.append("-fopenmp")
+    return flags
+
+
+def nvcc_flags() -> list[str]:
+    """No --use_fast_math: it breaks sin(2^15 x)."""
+    return ["-O3"]
+
+
+def macros(cuda: bool, hash_text: str) -> list[tuple[str, str]]:
+    """Preprocessor definitions as (name, value)."""
+    return [("MEDRECON_SOURCE_HASH", hash_text), *([("MEDRECON_WITH_CUDA", "1")] if cuda else [])]
+
+
+def with_tools_on_path() -> None:
+    """Lets torch find the ninja that pip installed beside this Python, also when the environment is not activated."""
+    beside_python = str(Path(sys.executable).parent)
+    if beside_python not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), beside_python]))

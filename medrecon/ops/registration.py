@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes (for torch.compile) and gradients of the operators that csrc/ops.cpp defines; called once they are loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from . import reference
+
+
+def register() -> None:
+    """Registers fake and autograd functions of every operator."""
+    ops = torch.ops.medrecon
+    _register("cast_rays", _fake_cast_rays, ops.cast_rays_backward.default, reference.cast_rays, 4)
+    _register(
+        "positional_encoding",
+        _encoded,
+        ops.positional_encoding_backward.default,
+        reference.positional_encoding,
+        1,
+    )
+    _register(
+        "integrated_positional_encoding",
+        lambda mean, var, min_deg, max_deg: _encoded(mean, min_deg, max_deg),
+        ops.integrated_positional_encoding_backward.default,
+        reference.integrated_positional_encoding,
+        2,
+    )
+
+
+def _fake_cast_rays(t, origins, directions, radii):
+    mean = t.new_empty((t.shape[0], t.shape[1] - 1, 3))
+    return mean, torch.empty_like(mean)
+
+
+def _encoded(x, min_deg, max_deg):
+    return x.new_empty((*x.shape[:-1], 2 * x.shape[-1] * (max_deg - min_deg)))
+
+
+def _register(name, fake, backward_op, plain, n_tensors: int) -> None:
+    """Registers NAME and NAME_backward.
+
+    Args:
+        name: operator taking ``n_tensors`` tensors, then integers.
+        fake: shapes of its outputs.
+        backward_op: (gradients of the outputs, inputs of NAME) -> gradients of the tensors.
+        plain: the same function in plain torch; its derivatives give the second derivatives.
+    """
+
+    def shapes_of_backward(*arguments):
+        tensors = _inputs(arguments, n_tensors)[:n_tensors]
+        gradients = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
+        return gradients if n_tensors > 1 else gradients[0]
+
+    def setup(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:n_tensors])
+        ctx.rest = inputs[n_tensors:]
+
+    def backward(ctx, *grads):
+        gradients = backward_op(*grads, *ctx.saved_tensors, *ctx.rest)
+        return *(gradients if n_tensors > 1 else (gradients,)), *(None for _ in ctx.rest)
+
+    def setup_backward(ctx, inputs, output):
+        ctx.n_grads = len(inputs) - len(_inputs(inputs, n_tensors))
+        ctx.n_saved = ctx.n_grads + n_tensors
+        ctx.save_for_backward(*inputs[: ctx.n_saved])
+        ctx.rest = inputs[ctx.n_saved :]
+
+    def double_backward(ctx, *cotangents):
+        saved = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        grads, tensors = saved[: ctx.n_grads], saved[ctx.n_grads :]
+        with torch.enable_grad():
+            outputs = plain(*tensors, *ctx.rest)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            first = torch.autograd.grad(outputs, tensors, grads, create_graph=True)
+            second = torch.autograd.grad(first, saved, cotangents, allow_unused=True)
+        return *second, *(None for _ in ctx.rest)
+
+    qualified = f"medrecon::{name}"
+    torch.library.register_fake(qualified, fake)
+    torch.library.register_fake(f"{qualified}_backward", shapes_of_backward)
+    torch.library.register_autograd(qualified, backward, setup_context=setup)
+    torch.library.register_autograd(f"{qualified}_backward", double_backward, setup_context=setup_backward)
+
+
+def _inputs(arguments, n_tensors):
+    """The inputs of the forward operator among those of the backward: the last tensors and the integers after them."""
+    n_integers = sum(not isinstance(a, torch.Tensor) for a in arguments)
+    return arguments[len(arguments) - n_integers - n_tensors :]
