@@ -130,6 +130,10 @@ class StageStore:
         mine.mkdir(exist_ok=True)
         return mine
 
+    def discard(self, stage: str, key: str) -> None:
+        """Forget unfinished work that cannot be resumed."""
+        shutil.rmtree(self.partial(stage, key), ignore_errors=True)
+
     def finish(self, stage: str, key: str, seconds: float) -> None:
         partial = self.partial(stage, key)
         write_json(partial / STAMP, {"key": key, "seconds": round(seconds, 3)})

@@ -129,11 +129,15 @@ def _run_stage(
     start = time.monotonic()
     try:
         stage.call(Work(config, run, folder, device, display, build))
-    except (MedreconError, KeyboardInterrupt, OSError):
+    except (KeyboardInterrupt, OSError):
+        raise  # what was written so far is where the same command resumes
+    except MedreconError:
+        store.discard(stage.name, planned.key)
         raise
     except MemoryError as e:
         raise StageError(f"stage {stage.name!r} ran out of memory", "use fewer or smaller pictures") from e
     except Exception as e:
+        store.discard(stage.name, planned.key)
         raise StageError(
             f"stage {stage.name!r} failed: {type(e).__name__}: {e}",
             "run again with --debug for the traceback; if the input is sound, please report it",
