@@ -36,12 +36,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medrecon" / "ops"
 
 
-def compiler() -> str | None:
-    """Path of the C++ compiler that torch would call, or None."""
-    name = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
-    return shutil.which(name.split()[0])
-
-
 def nvcc() -> str | None:
     """Path of the CUDA compiler, or None."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -81,7 +75,7 @@ def _load(csrc: Path, cuda: bool, retry: bool) -> tuple[ModuleType, str]:
     library = folder / f"{name}{'.pyd' if sys.platform == 'win32' else '.so'}"
     done, failure = folder / "done.json", folder / "failed.json"
     if not done.is_file():
-        tool = compiler()
+        tool = recipe.compiler()
         if tool is None:
             raise BuildUnavailable(f"no C++ compiler ({os.environ.get('CXX') or 'c++'} is not on the PATH)")
         tools = f"{tool} {nvcc() if cuda else ''}".strip()

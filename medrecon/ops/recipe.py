@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def nvcc_flags() -> list[str]:
 def macros(cuda: bool, hash_text: str) -> list[tuple[str, str]]:
     """Preprocessor definitions as (name, value)."""
     return [("MEDRECON_SOURCE_HASH", hash_text), *([("MEDRECON_WITH_CUDA", "1")] if cuda else [])]
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch would call, or None."""
+    name = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
+    return shutil.which(name.split()[0])
 
 
 def with_tools_on_path() -> None:
