@@ -151,11 +151,14 @@ def transfer_syntax(ds: Dataset) -> str:
     return uid.name if uid is not None and uid.is_transfer_syntax else "unknown transfer syntax"
 
 
-def decode_frames(ds: FileDataset, where: str, raw: bool = True) -> Iterator[np.ndarray]:
+def decode_frames(
+    ds: FileDataset, where: str, raw: bool = True, indices: list[int] | None = None
+) -> Iterator[np.ndarray]:
     """Stored values of each frame, [H, W] or [H, W, 3], in file order.
 
     Args:
         raw: leave colours in the stored space; False converts YBR to RGB.
+        indices: only these frames (ascending); None takes all.
 
     Raises:
         InputError: no pixels, cut off, or a transfer syntax that no installed decoder reads.
@@ -163,34 +166,36 @@ def decode_frames(ds: FileDataset, where: str, raw: bool = True) -> Iterator[np.
     if not any(k in ds for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise InputError(f"{where} holds no pixel data", "export the images themselves, not only their headers")
     rows, columns, n = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0), number_of_frames(ds)
-    samples = int(ds.get("SamplesPerPixel") or 1)
-    if rows < 1 or columns < 1 or rows * columns * n * samples > MAX_SAMPLES:
+    if rows < 1 or columns < 1 or rows * columns * n * int(ds.get("SamplesPerPixel") or 1) > MAX_SAMPLES:
         raise InputError(f"{where} claims {n} frames of {columns}x{rows} px, which cannot be right", "export it again")
-    count = 0
     frames = None
-    with quiet():
-        try:
-            frames = iter_pixels(ds, raw=raw)
-        except Exception as e:
-            raise _cannot_decode(ds, where, e) from None
-    while True:
+    expected = n if indices is None else len(indices)
+    for count in range(expected):
         with quiet():
             try:
-                frame = next(frames)
-            except StopIteration:
-                break
+                frames = iter_pixels(ds, raw=raw, indices=indices) if frames is None else frames
+                frame = next(frames, None)
             except Exception as e:
                 raise _cannot_decode(ds, where, e) from None
+        if frame is None:
+            raise InputError(
+                f"{where} holds {count} of the {expected} frames looked for", "it is cut off: copy or export it again"
+            )
         if frame.shape[:2] != (rows, columns):
             raise InputError(
-                f"{where}: frame {count + 1} decodes to {frame.shape[1]}x{frame.shape[0]} px, the header says "
-                f"{columns}x{rows}",
+                f"{where} decodes to {frame.shape[1]}x{frame.shape[0]} px, its header says {columns}x{rows}",
                 "export it again",
             )
-        count += 1
         yield frame
-    if count < n:
-        raise InputError(f"{where} holds {count} of the {n} frames its header names", "it is cut off: copy it again")
+
+
+def frame_group(ds: Dataset, index: int, sequence: str) -> Dataset:
+    """The functional group that holds for one frame (PS3.3 C.7.6.16); the header itself in classic single images."""
+    for groups, i in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
+        items = ds[groups].value if groups in ds else []
+        if i < len(items) and sequence in items[i] and len(items[i][sequence].value):
+            return items[i][sequence].value[0]
+    return ds if "PerFrameFunctionalGroupsSequence" not in ds else Dataset()
 
 
 def number_of_frames(ds: Dataset) -> int:

@@ -20,6 +20,7 @@ from medrecon.ingest.dicom_io import (
     MAX_SAMPLES,
     MODALITIES,
     decode_frames,
+    frame_group,
     list_files,
     number_of_frames,
     quiet,
@@ -278,19 +279,12 @@ def _load_slices(instance: Instance, where: str) -> list[_Slice]:
 
 def _frame_geometry(ds: Dataset, index: int) -> _Slice:
     """Position, orientation, spacing and rescale of one frame: from the header, or the functional groups."""
-
-    def group(sequence: str) -> Dataset:
-        for groups, i in (("PerFrameFunctionalGroupsSequence", index), ("SharedFunctionalGroupsSequence", 0)):
-            if groups in ds and sequence in ds[groups].value[i]:
-                return ds[groups].value[i][sequence].value[0]
-        return ds if number_of_frames(ds) == 1 else Dataset()
-
-    position = _floats(group("PlanePositionSequence").get("ImagePositionPatient"), 3)
-    orientation = _floats(group("PlaneOrientationSequence").get("ImageOrientationPatient"), 6)
-    spacing = _floats(group("PixelMeasuresSequence").get("PixelSpacing"), 2)
+    position = _floats(frame_group(ds, index, "PlanePositionSequence").get("ImagePositionPatient"), 3)
+    orientation = _floats(frame_group(ds, index, "PlaneOrientationSequence").get("ImageOrientationPatient"), 6)
+    spacing = _floats(frame_group(ds, index, "PixelMeasuresSequence").get("PixelSpacing"), 2)
     if position is None or orientation is None or spacing is None:
         raise ValueError("geometry is missing")
-    values = group("PixelValueTransformationSequence")
+    values = frame_group(ds, index, "PixelValueTransformationSequence")
     if "RescaleSlope" not in values:
         values = ds
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
