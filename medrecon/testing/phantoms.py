@@ -114,7 +114,7 @@ def views(shape: str = "sphere", n: int = 3, width_px: int = 96, height_px: int 
     """
     if shape not in ("plane", "sphere"):
         raise ValueError(f"shape must be 'plane' or 'sphere', got {shape!r}")
-    f = 1.6 * max(width_px, height_px)
+    f = 1.3 * max(width_px, height_px)
     camera = Camera("PINHOLE", width_px, height_px, (f, f, width_px / 2, height_px / 2))
     angles = np.radians(12.0) * (np.arange(n) - (n - 1) / 2)
     poses = tuple(_look_at(40.0 * np.array([np.sin(a), 0.15 * np.sin(2 * a), -np.cos(a)]), np.zeros(3)) for a in angles)
@@ -123,7 +123,7 @@ def views(shape: str = "sphere", n: int = 3, width_px: int = 96, height_px: int 
     images, depths = [], []
     for pose in poses:
         world, depth = _hit(shape, pose.inverse(), directions)
-        rgb = np.where(depth[..., None] > 0, texture(np.nan_to_num(world), seed, 4.0), 0.0)
+        rgb = np.where(depth[..., None] > 0, texture(np.nan_to_num(world), seed, 2.0), 0.0)
         images.append(np.round(255 * rgb).astype(np.uint8))
         depths.append(depth)
     return Views(np.stack(images), np.stack(depths), camera, poses, shape)
