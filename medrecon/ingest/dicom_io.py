@@ -204,11 +204,8 @@ def number_of_frames(ds: Dataset) -> int:
 
 def _cannot_decode(ds: FileDataset, where: str, error: Exception) -> InputError:
     syntax = transfer_syntax(ds)
-    if (
-        isinstance(error, (NotImplementedError, ImportError))
-        or "plugin" in str(error).lower()
-        and "missing" in str(error)
-    ):
+    unsupported = "not support" in str(error) or "missing dependencies" in str(error)
+    if isinstance(error, (NotImplementedError, ImportError)) or unsupported:
         return InputError(
             f"{where} is compressed as {syntax}, which no installed decoder reads",
             "decompress it first (for example with `gdcmconv --raw`), or export it uncompressed",

@@ -29,8 +29,9 @@ from medrecon.ingest.dicom_io import (
 )
 from medrecon.types import Volume
 
-# A slice may lie this fraction of a slice distance off the regular grid (positions are often rounded to 0.1 mm)...
-_GRID_TOLERANCE = 0.1
+# A slice may lie this far off the regular grid: 5 % of the slice distance, or what rounding positions to 0.1 mm does,
+# but never more than 20 % of the slice distance...
+_GRID_TOLERANCE, _ROUNDING_MM, _GRID_TOLERANCE_MAX = 0.05, 0.11, 0.2
 # ...and this fraction of a pixel sideways before the stack counts as sheared (gantry tilt).
 _SHEAR_TOLERANCE_PX = 0.1
 _ORIENTATION_TOLERANCE = 1e-3
@@ -348,7 +349,8 @@ def _order(slices: list[_Slice]) -> tuple[np.ndarray, np.ndarray]:
             "resample the series to an upright grid first (for example with dcm2niix or 3D Slicer)",
         )
     off = np.abs(along - np.linspace(along[0], along[-1], n))
-    if off.max() > _GRID_TOLERANCE * expected:
+    allowed = min(_GRID_TOLERANCE_MAX * expected, max(_GRID_TOLERANCE * expected, _ROUNDING_MM))
+    if off.max() > allowed:
         worst = int(np.argmax(np.abs(gaps - expected)))
         ratio = gaps[worst] / expected
         lost = round(ratio) - 1

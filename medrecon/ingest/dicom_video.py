@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.encaps import generate_fragments
+from pydicom.encaps import generate_frames
 
 from medrecon.errors import InputError
 from medrecon.ingest.dicom_io import quiet
@@ -31,7 +31,7 @@ def decode_video(ds: FileDataset, where: str, indices: list[int]) -> Iterator[np
         raise InputError(f"{where} holds no pixel data", "export the images themselves, not only their headers")
     with quiet():
         try:
-            stream = b"".join(generate_fragments(ds.PixelData))
+            stream = b"".join(generate_frames(ds.PixelData, number_of_frames=1))  # one stream, however it is cut
         except Exception:
             raise InputError(f"{where}: the video stream is cut off or damaged", "export or copy it again") from None
     count = 0

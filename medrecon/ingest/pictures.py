@@ -79,8 +79,8 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map low..high linearly to 0..255 (clipped, rounded half up). uint8 of the same shape."""
     if np.issubdtype(values.dtype, np.floating):
         values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    scale = 255.0 / (high - low) if high > low else 0.0
-    return np.floor(np.clip((values.astype(np.float64) - low) * scale, 0, 255) + 0.5).astype(np.uint8)
+    grey = (values.astype(np.float64) - low) * 255.0 / (high - low if high > low else np.inf)
+    return np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
 
 
 class PictureWriter:

@@ -36,6 +36,7 @@ def make_dicom(
     ds = FileDataset(None, {}, preamble=b"\0" * 128)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = syntax
+    ds.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, "iso8859")
     ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, f"{series}.{number}"
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = "1.2.3", series, "1.2.3.9"
     ds.Modality, ds.InstanceNumber = "CT", number
@@ -48,7 +49,11 @@ def make_dicom(
     ds.BitsAllocated = ds.BitsStored = pixels.dtype.itemsize * 8
     ds.HighBit = ds.BitsStored - 1
     ds.PixelRepresentation = int(pixels.dtype.kind == "i")
-    data = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
+    data = (
+        np.ascontiguousarray(pixels)
+        .astype(pixels.dtype.newbyteorder("<" if syntax.is_little_endian else ">"))
+        .tobytes()
+    )
     ds.PixelData = encapsulate(frames) if frames is not None else data + b"\0" * (len(data) % 2)
     ds["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 and frames is None else "OB"
     ds["PixelData"].is_undefined_length = frames is not None
