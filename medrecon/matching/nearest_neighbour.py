@@ -35,7 +35,7 @@ class NearestNeighbourMatcher:
         self.config = config
 
     def match(self, features_a: Features, features_b: Features) -> Matches:
-        """Matches ordered by keypoint of a; scores = 1 / (1 + distance), distance as a fraction of the bits for Hamming.
+        """Matches ordered by keypoint of a; scores = 1 / (1 + distance), for Hamming the share of bits that differ.
 
         Without ``mutual`` a keypoint of b may be nearest to several of a: only the closest of those is kept, so that
         matches are always one-to-one. Equal distances go to the lower index.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the matrix library from starting threads inside our own threads: on a busy machine they only wait for each other."""
+"""Keeps the matrix library from starting threads inside our own: on few cores they only wait for each other."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class VerificationConfig(ComponentConfig):
     confidence: float = Field(0.999, gt=0, lt=1, description="probability of having drawn one sample free of outliers")
     max_trials: int = Field(10000, ge=1, description="greatest number of random samples per model")
     max_homography_ratio: float = Field(
-        0.8, gt=0, le=1, description="homography inliers / epipolar inliers above this: the scene counts as flat or the "
-        "camera as only turning"
+        0.8, gt=0, le=1, description="homography inliers / epipolar inliers above this: the scene counts as flat, "
+        "or the camera as only turning"
     )  # fmt: skip
     min_calibrated_ratio: float = Field(
         0.95, gt=0, le=1, description="essential / fundamental inliers above this: the known intrinsics are believed"
