@@ -85,5 +85,7 @@ def thin(points: np.ndarray, spacing: float) -> np.ndarray:
     """At most one point per cube of side ``spacing``: the one that comes first."""
     if not len(points):
         return points
-    _, first = np.unique(np.floor(points / spacing).astype(np.int64), axis=0, return_index=True)
+    cell = np.floor((points - points.min(0)) / spacing).astype(np.int64)
+    size = cell.max(0) + 1
+    _, first = np.unique((cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2], return_index=True)
     return points[np.sort(first)]

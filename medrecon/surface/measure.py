@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,11 @@ def measure_distance(
     if scale.relative_sigma is None:
         return MeasuredDistance(value, None, local, "mm", *ends, "the uncertainty of the scale is not known")
     return MeasuredDistance(value, float(np.hypot(local, value * scale.relative_sigma)), local, "mm", *ends, "")
+
+
+def measure_pixels(run: "RunFolder", frame_id: int, a_px: Sequence[float], b_px: Sequence[float]) -> MeasuredDistance:
+    """Distance between what two pixels (x, y) of one frame show; see ``measure_distance``."""
+    return measure_distance(run, PixelPick(frame_id, *map(float, a_px)), PixelPick(frame_id, *map(float, b_px)))
 
 
 def _first_hit(run: "RunFolder", mesh: Mesh, locator: MeshLocator, pick: PixelPick) -> tuple[np.ndarray, float]:

@@ -8,10 +8,11 @@ from sphere_run import RADIUS_MM, build, use_field
 
 from medrecon.errors import InputError, PluginError, StageError
 from medrecon.progress import Quiet
-from medrecon.surface import cleanup, extract, measure_distance, measure_geometry
+from medrecon.surface import cleanup
 from medrecon.surface.density_grid import sample_density
+from medrecon.surface.extract import extract
 from medrecon.surface.marching_cubes import MarchingCubesMesher, MarchingCubesMesherConfig
-from medrecon.surface.measure import PixelPick
+from medrecon.surface.measure import PixelPick, measure_distance, measure_geometry, measure_pixels
 from medrecon.surface.threshold import first_crossing
 from medrecon.surface.visibility import sights
 from medrecon.types import Mesh
@@ -174,7 +175,8 @@ def test_distance_between_picked_pixels(run, tmp_path, monkeypatch):
     d = measure_distance(run, PixelPick(15, xa, ya), PixelPick(15, xb, yb))
     assert d.unit == "mm" and abs(d.value - np.linalg.norm(b - a)) < 0.5
     assert d.sigma > d.sigma_local > 0 and d.sigma == pytest.approx(np.hypot(d.sigma_local, 0.01 * d.value))
-    assert measure_distance(run, a, b).value == pytest.approx(np.linalg.norm(b - a))
+    assert measure_pixels(run, 15, (xa, ya), (xb, yb)).value == d.value
+    assert measure_distance(run, tuple(a), list(b)).value == pytest.approx(np.linalg.norm(b - a))
     i, j = 0, len(mesh.vertices) - 1
     assert measure_distance(run, i, j).value == pytest.approx(np.linalg.norm(mesh.vertices[i] - mesh.vertices[j]))
     for bad in (PixelPick(99, 1, 1), PixelPick(15, -1, 0), PixelPick(15, 0.5, 0.5), -1, np.array([np.nan, 0, 0])):
