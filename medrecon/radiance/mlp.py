@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network of a field: position to density; position, direction and appearance to colour."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FieldMlp(nn.Module):
+    """Trunk of ``depth`` layers; a density head; a colour head of one hidden layer of half the width.
+
+    The first layer of the colour head takes [trunk, direction, code] side by side (mip-NeRF figure 4, paper eq. 11). It
+    is kept as two matrices, so that what is constant along a ray is multiplied once per ray, not once per sample.
+
+    Args:
+        n_in: size of the encoded position.
+        n_view: size of what goes to the colour head only: encoded direction and appearance code.
+        density_shift, density_gain: density = gain * softplus(raw + shift), per field unit (mip-NeRF: shift -1). A
+            start well above zero matters: an empty start gets no gradient.
+    """
+
+    def __init__(
+        self, n_in: int, n_view: int, width: int, depth: int, density_shift: float, density_gain: float,
+        generator: torch.Generator,
+    ):  # fmt: skip
+        super().__init__()
+        self.trunk = nn.ModuleList(nn.Linear(n_in if i == 0 else width, width) for i in range(depth))
+        self.density_head = nn.Linear(width, 1)
+        hidden = max(width // 2, 1)
+        self.colour_from_trunk = nn.Linear(width, hidden)
+        self.colour_from_view = nn.Linear(n_view, hidden, bias=False)
+        self.colour_head = nn.Linear(hidden, 3)
+        self.density_shift, self.density_gain = density_shift, density_gain
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                bound = math.sqrt(6 / (layer.in_features + layer.out_features))  # Glorot, as mip-NeRF
+                with torch.no_grad():
+                    layer.weight.copy_((torch.rand(layer.weight.shape, generator=generator) * 2 - 1) * bound)
+                    if layer.bias is not None:
+                        layer.bias.zero_()
+
+    def features(self, encoded: Tensor) -> Tensor:
+        """[M, n_in] -> [M, width]."""
+        for layer in self.trunk:
+            encoded = F.relu(layer(encoded), inplace=True)
+        return encoded
+
+    def density(self, features: Tensor) -> Tensor:
+        """[M, width] -> [M], per field unit."""
+        raw = self.density_head(features).squeeze(-1)
+        return self.density_gain * F.softplus(raw + self.density_shift)
+
+    def colour(self, features: Tensor, view: Tensor, ray: Tensor) -> Tensor:
+        """features [M, width], view [N, n_view] per ray, ray int64 [M] (ray of each sample) -> [M, 3] in 0..1."""
+        per_ray = self.colour_from_view(view).index_select(0, ray)
+        hidden = F.relu(self.colour_from_trunk(features) + per_ray)
+        return torch.sigmoid(self.colour_head(hidden))

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A grid that remembers where there may be matter, so that nothing is computed where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medrecon.radiance.scene import Scene
+from medrecon.radiance.scene_setup import grid_shape
+
+
+class OccupancyGrid(nn.Module):
+    """Cells over the scene's bounds, refreshed from the field while it learns.
+
+    Cells that the pictures show to be empty (``scene.occupied``) never come back; the others follow a decaying maximum
+    of the density found in them (Mueller 2022, instant-ngp, section "occupancy grids").
+
+    Args:
+        scene: gives bounds and known emptiness.
+        cells: along the longest side, where the scene brings no grid of its own.
+        threshold: a cell is empty when a ray crossing it would lose less than this share of its light.
+    """
+
+    DECAY = 0.9
+
+    def __init__(self, scene: Scene, cells: int, threshold: float):
+        super().__init__()
+        known = scene.occupied
+        if known is None:
+            known = np.ones(grid_shape(scene.bounds_min, scene.bounds_max, cells), bool)
+        shape = known.shape
+        cell = (scene.bounds_max - scene.bounds_min) / np.array(shape)
+        self.shape, self.cell = shape, float(cell.max())
+        self.optical_threshold = -float(np.log1p(-threshold))
+        self.register_buffer("low", torch.tensor(scene.bounds_min, dtype=torch.float32))
+        self.register_buffer("inverse_cell", torch.tensor(1 / cell, dtype=torch.float32))
+        self.register_buffer("known", torch.from_numpy(known.copy()).flatten())
+        self.register_buffer("occupied", self.known.clone())
+        # Largest density found in each cell, lately; -1 where nobody looked yet.
+        self.register_buffer("density", torch.full((known.size,), -1.0))
+
+    def _cell_index(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
+        """(flat cell index, clamped; bool inside the bounds) of points [..., 3]."""
+        x, y, z = ((xyz - self.low) * self.inverse_cell).unbind(-1)
+        nx, ny, nz = self.shape
+        inside = (x >= 0) & (y >= 0) & (z >= 0) & (x < nx) & (y < ny) & (z < nz)
+        i = x.long().clamp(0, nx - 1)
+        i = i * ny + y.long().clamp(0, ny - 1)
+        return i * nz + z.long().clamp(0, nz - 1), inside
+
+    def contains(self, xyz: Tensor) -> Tensor:
+        """bool [...]: whether there may be matter at points [..., 3]."""
+        index, inside = self._cell_index(xyz)
+        return self.occupied[index] & inside
+
+    @torch.no_grad()
+    def refresh(self, density: Callable[[Tensor], Tensor], every: int, generator: torch.Generator) -> None:
+        """Looks at every k-th cell that may hold matter, from a random first one on, at a random point of each."""
+        draw = {"generator": generator, "device": generator.device}
+        first = int(torch.randint(every, (1,), **draw))
+        cells = self.known.nonzero().squeeze(1)[first::every]
+        _, ny, nz = self.shape
+        corner = torch.stack([cells // (ny * nz), cells // nz % ny, cells % nz], -1)
+        xyz = self.low + (corner + torch.rand(len(cells), 3, **draw).to(self.low)) / self.inverse_cell
+        self.density[cells] = torch.maximum(self.density[cells] * self.DECAY, density(xyz))
+        self.occupied.copy_(self.known & ((self.density < 0) | (self.density * self.cell > self.optical_threshold)))

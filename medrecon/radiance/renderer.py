@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every renderer offers. A plugin author inherits from this and needs nothing else of the trainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from medrecon.radiance.scene import Scene
+from medrecon.types import RayBatch, RenderOut
+
+if TYPE_CHECKING:
+    from medrecon.config.base import ComponentConfig
+
+
+class Renderer(nn.Module):
+    """A scene as a differentiable function of rays.
+
+    Everything a field must remember lies in parameters and buffers: checkpoints hold the ``state_dict`` and nothing
+    else. All randomness comes from the generators and seeds that are handed in.
+
+    Attributes:
+        name: the component's name; it is written beside the trained field, which is loaded by it.
+        config: the component's options.
+    """
+
+    name: str = ""
+
+    def __init__(self, config: "ComponentConfig"):
+        super().__init__()
+        self.config = config
+
+    @property
+    def has_appearance(self) -> bool:
+        """Whether pictures have codes of their own, so that it matters which one a view gets."""
+        return False
+
+    def setup(self, scene: Scene, frame_ids: list[int], seed: int) -> None:
+        """Creates parameters and buffers for a scene. Called once, before anything else.
+
+        Args:
+            scene: geometry, in whose field frame all rays are.
+            frame_ids: pictures trained on; each may have its own appearance.
+            seed: decides the start; the same seed gives the same field, bit for bit.
+        """
+        raise NotImplementedError
+
+    def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        """N rays -> colour, depth (t, i.e. z-depth in field units), opacity.
+
+        Args:
+            appearance: what rays get whose frame was not trained on: None or "zero", "mean", "nearest"; a tensor goes
+                to every ray. A renderer without appearance ignores it.
+        """
+        raise NotImplementedError
+
+    def loss(
+        self, rays: RayBatch, rgb: Tensor, weight: Tensor, step: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Scalar to minimise, and figures for display ("psnr_db" among them).
+
+        Args:
+            rgb: float [N, 3] in 0..1, the pictures' colours.
+            weight: float [N], how much each ray counts.
+            step: number of this optimiser step, from 0.
+            generator: source of all randomness of this step.
+        """
+        raise NotImplementedError
+
+    def density(self, xyz: Tensor) -> Tensor:
+        """[N, 3] points of the field frame -> [N], extinction per field unit; 0 outside the bounds."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Name and options as plain data, enough to make the same renderer again."""
+        return {"name": self.name, "options": self.config.model_dump(mode="json")}

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The render stage: held-out views with depth and opacity, and a video along a path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medrecon.images import write_png
+from medrecon.progress import Progress
+from medrecon.radiance.field_files import load_field
+from medrecon.radiance.paths import looks_inwards, orbit, through_cameras
+from medrecon.radiance.pictures import training_camera
+from medrecon.radiance.renderer import Renderer
+from medrecon.radiance.renders import RenderedView, Renders
+from medrecon.radiance.scene import Scene
+from medrecon.radiance.settings import RenderConfig
+from medrecon.radiance.video import write_mp4
+from medrecon.runfolder import RunFolder
+from medrecon.types import Camera, RayBatch, RenderOut, Rigid3
+from medrecon.types.storage import write_npz
+
+__all__ = ["RenderConfig", "render_image", "render_views"]
+
+HIT = 0.5  # opacity from which a depth is given
+
+
+@torch.inference_mode()
+def render_rays(renderer: Renderer, rays: RayBatch, appearance: str | None, chunk: int, device: str) -> RenderOut:
+    """Renders in chunks; the result lies on the CPU. Memory is bounded by ``chunk`` rays plus the result."""
+    parts = [renderer.render(rays[i : i + chunk].to(device), appearance) for i in range(0, max(len(rays), 1), chunk)]
+    whole = lambda name: torch.cat([getattr(p, name).cpu() for p in parts])  # noqa: E731
+    return RenderOut(whole("rgb"), whole("depth"), whole("opacity"))
+
+
+def render_image(
+    renderer: Renderer, scene: Scene, camera: Camera, cam_from_sfm: Rigid3, near_far: tuple[float, float],
+    frame_id: int, appearance: str | None = "mean", chunk: int = 8192, device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """One view.
+
+    Returns:
+        rgb uint8 [H, W, 3]; depth float32 [H, W], z-depth in reconstruction units, 0 where nothing is hit; opacity
+        float32 [H, W].
+    """
+    h, w = camera.height_px, camera.width_px
+    rays = scene.camera_rays(camera, cam_from_sfm, near_far, frame_id)
+    out = render_rays(renderer, rays, appearance, chunk, device)
+    rgb = (out.rgb.clamp(0, 1) * 255).round().to(torch.uint8).view(h, w, 3).numpy()
+    opacity = out.opacity.view(h, w).numpy()
+    depth = out.depth.view(h, w).numpy() / scene.field_from_sfm.scale
+    return rgb, np.where(opacity >= HIT, depth, 0).astype(np.float32), opacity.astype(np.float32)
+
+
+def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: str, progress: Progress) -> None:
+    """Writes renders.json, heldout/, depth/, opacity/ and path.mp4.
+
+    Views that a killed run left complete in ``out_dir`` are kept.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    renderer, scene = load_field(run, device)
+    sparse = run.sparse
+    progress.begin(len(scene.heldout_ids) + render.path_frames, "views")
+    views = []
+    for i in scene.heldout_ids:
+        name = f"{i:06d}"
+        view = RenderedView(
+            i,
+            out_dir / "heldout" / f"{name}.png",
+            out_dir / "depth" / f"{name}.npz",
+            out_dir / "opacity" / f"{name}.png",
+        )
+        if not all(p.is_file() for p in (view.rgb_path, view.depth_path, view.opacity_path)):
+            camera = training_camera(sparse.cameras[i], render.max_size_px)
+            rgb, depth, opacity = render_image(
+                renderer, scene, camera, scene.cam_from_sfm[i], scene.near_far[i], i, render.appearance,
+                render.rays_per_chunk, device,
+            )  # fmt: skip
+            write_npz(view.depth_path, {"depth_sfm": depth})
+            write_png(view.opacity_path, (opacity.clip(0, 1) * 255).round().astype(np.uint8))
+            write_png(view.rgb_path, rgb)
+        views.append(view)
+        progress.advance(1)
+    video = _write_path(renderer, scene, render, out_dir / "path.mp4", device, progress)
+    appearance = render.appearance if renderer.has_appearance else "none"
+    Renders(renderer.name, appearance, tuple(views), video).save(out_dir)
+
+
+def _write_path(
+    renderer: Renderer, scene: Scene, render: RenderConfig, path: Path, device: str, progress: Progress
+) -> Path | None:
+    if not render.path_frames or len(scene.train_ids) < 2:
+        return None
+    if path.is_file():
+        progress.advance(render.path_frames)
+        return path
+    around = render.path == "orbit" or (render.path == "auto" and looks_inwards(scene))
+    poses = (orbit if around else through_cameras)(scene, render.path_frames)
+    camera = _video_camera(scene.cameras[scene.train_ids[0]], render.path_size_px)
+    near = min(n for n, _ in scene.near_far.values())
+    far = max(f for _, f in scene.near_far.values())
+
+    def frames() -> Iterator[np.ndarray]:
+        for pose in poses:
+            nearest = _nearest_frame(scene, pose)
+            image = render_image(
+                renderer, scene, camera, pose, (near, far), -1 if render.appearance != "nearest" else nearest,
+                render.appearance, render.rays_per_chunk, device,
+            )[0]  # fmt: skip
+            progress.advance(1)
+            yield image
+
+    codec = write_mp4(path, frames(), (camera.width_px, camera.height_px), render.path_fps)
+    if codec is None:
+        progress.say("no path video: this OpenCV build writes none of the mp4 codecs that were tried")
+        return None
+    return path
+
+
+def _video_camera(camera: Camera, size_px: int) -> Camera:
+    """Pinhole of the same field of view with even sides, as video codecs want them."""
+    factor = size_px / max(camera.width_px, camera.height_px)
+    w, h = (max(2, 2 * math.floor(side * factor / 2)) for side in (camera.width_px, camera.height_px))
+    scaled = camera.scaled(w, h)
+    return Camera("PINHOLE", w, h, (*scaled.focal_px, *scaled.principal_px))
+
+
+def _nearest_frame(scene: Scene, pose: Rigid3) -> int:
+    distance = {i: np.linalg.norm(scene.cam_from_sfm[i].center - pose.center) for i in scene.train_ids}
+    return min(distance, key=distance.get)

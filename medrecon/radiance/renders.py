@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the render stage wrote, typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medrecon.errors import InputError
+from medrecon.types.storage import read_json, read_npz, write_json
+
+SCHEMA = 1
+NAME = "renders.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedView:
+    """One view at the pose of a frame.
+
+    Attributes:
+        frame_id: the frame whose camera it was rendered from.
+        rgb_path: uint8 PNG; its size is that of the rendering, at most that of the picture.
+        depth_path: npz with ``depth_sfm`` float32 [H, W], z-depth in reconstruction units, 0 = nothing hit.
+        opacity_path: 8-bit PNG, 255 = opaque.
+    """
+
+    frame_id: int
+    rgb_path: Path
+    depth_path: Path
+    opacity_path: Path
+
+    def load_rgb(self) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        from medrecon.images import read_rgb
+
+        return read_rgb(self.rgb_path)
+
+    def load_depth_sfm(self) -> np.ndarray:
+        """float32 [H, W]; 0 = nothing hit."""
+        return read_npz(self.depth_path)["depth_sfm"]
+
+    def load_opacity(self) -> np.ndarray:
+        """float32 [H, W] in 0..1."""
+        from medrecon.images import read_any
+
+        return read_any(self.opacity_path).astype(np.float32) / 255
+
+
+@dataclass(frozen=True, slots=True)
+class Renders:
+    """Attributes:
+    renderer: name of the component that made them.
+    appearance: what views got that were not trained on: "zero", "mean", "nearest" or "none". Stands beside every figure
+        measured on them.
+    views: held-out views, by frame id.
+    path_video: mp4, None when there is none.
+    """
+
+    renderer: str
+    appearance: str
+    views: tuple[RenderedView, ...]
+    path_video: Path | None = None
+
+    def save(self, folder: Path) -> None:
+        """Writes renders.json with paths relative to the folder."""
+        rel = lambda p: p.relative_to(folder).as_posix()  # noqa: E731
+        data = {
+            "schema": SCHEMA,
+            "renderer": self.renderer,
+            "appearance": self.appearance,
+            "views": [
+                {
+                    "frame_id": v.frame_id,
+                    "rgb": rel(v.rgb_path),
+                    "depth": rel(v.depth_path),
+                    "opacity": rel(v.opacity_path),
+                }
+                for v in self.views
+            ],
+            "path_video": rel(self.path_video) if self.path_video else None,
+        }
+        write_json(folder / NAME, data)
+
+    @staticmethod
+    def load(folder: Path) -> "Renders":
+        """Raises InputError when the folder holds no renders."""
+        folder = Path(folder)
+        data = read_json(folder / NAME)
+        try:
+            if data["schema"] != SCHEMA:
+                raise ValueError(f"schema {data['schema']}, this version reads {SCHEMA}")
+            views = tuple(
+                RenderedView(int(v["frame_id"]), folder / v["rgb"], folder / v["depth"], folder / v["opacity"])
+                for v in data["views"]
+            )
+            video = folder / data["path_video"] if data["path_video"] else None
+            return Renders(str(data["renderer"]), str(data["appearance"]), views, video)
+        except (KeyError, TypeError, ValueError) as e:
+            raise InputError(f"{folder / NAME} does not describe renders: {e}", "rerun with --force render") from e

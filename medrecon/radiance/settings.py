@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of training and rendering, without torch so that a configuration is read quickly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from medrecon.config.base import ComponentConfig
+
+
+class TrainingConfig(ComponentConfig):
+    """How any renderer is trained."""
+
+    iterations: int = Field(2500, ge=1, le=10_000_000, description="optimiser steps")
+    rays_per_batch: int = Field(1024, ge=1, le=1_000_000, description="pixels drawn at random for one step")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's rate after warm-up")
+    learning_rate_final: float = Field(3e-4, gt=0, le=1, description="rate at the last step; exponential in between")
+    warmup_steps: int = Field(50, ge=0, description="steps over which the rate rises from a tenth")
+    max_size_px: int = Field(200, ge=8, le=8192, description="pictures are reduced to this longer side for training")
+    pyramid: tuple[float, ...] = Field(
+        (0.08, 0.22),
+        max_length=4,
+        description="coarse to fine: share of the steps spent at 1/4, 1/2, ... of the size before the full one; "
+        "() trains at full size from the start",
+    )
+    background_share: float = Field(
+        0.25, ge=0, lt=1, description="part of the rays drawn from a known black background (where there is one)"
+    )
+    holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
+    evaluate_every: int = Field(500, ge=0, description="steps between glances at the held-out pictures; 0 = never")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="a killed run loses at most this much")
+
+
+class RenderConfig(ComponentConfig):
+    """What is rendered from a trained field."""
+
+    max_size_px: int = Field(400, ge=8, le=8192, description="longer side of rendered views; never above the picture's")
+    appearance: Literal["zero", "mean", "nearest"] = Field(
+        "mean",
+        description="code for views the field was not trained on: zeros, mean of all, that of the nearest in time",
+    )
+    rays_per_chunk: int = Field(8192, ge=1, le=1_000_000, description="rays rendered at once; bounds the memory")
+    path_frames: int = Field(48, ge=0, le=10_000, description="frames of the path video; 0 = no video")
+    path_size_px: int = Field(176, ge=16, le=4096, description="longer side of the path video")
+    path_fps: int = Field(12, ge=1, le=60, description="frames per second of the path video")
+    path: Literal["auto", "orbit", "cameras"] = Field(
+        "auto",
+        description="orbit round the object, or through the training cameras; auto: orbit if the cameras look inwards",
+    )

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer: one plain loop for every renderer."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medrecon.errors import InputError, StageError
+from medrecon.progress import Progress
+from medrecon.radiance import checkpoint
+from medrecon.radiance.field_files import save_field
+from medrecon.radiance.interrupt import DeferredInterrupt
+from medrecon.radiance.pictures import PixelPool
+from medrecon.radiance.renderer import Renderer
+from medrecon.radiance.scene import Scene
+from medrecon.radiance.settings import TrainingConfig
+from medrecon.types import FrameSet, SparseModel
+from medrecon.types.storage import write_json
+
+__all__ = ["TrainingConfig", "train"]
+
+HISTORY_ENTRIES = 200  # at most about so many points of the curve are kept
+GLANCE_PIXELS = 4096  # of the held-out pictures together
+
+
+def train(
+    frames: FrameSet,
+    sparse: SparseModel,
+    renderer: Renderer,
+    training: TrainingConfig,
+    out_dir: Path,
+    seed: int,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Trains a renderer on the registered frames.
+
+    Writes scene.json, field.safetensors, field.json and history.json. What a killed run with the same settings left in
+    ``out_dir`` is taken up again; the result is then bit for bit that of an undisturbed run.
+
+    Raises:
+        StageError: nothing to train on, or the training diverged.
+        KeyboardInterrupt: after a checkpoint was saved.
+    """
+    out_dir = Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    scene = Scene.from_sparse(frames, sparse, training)
+    scene.save(out_dir / "scene.json")
+    progress.say(_describe(scene))
+
+    renderer.setup(scene, scene.train_ids, seed)
+    renderer.to(device).train()
+    pools = [p.to(device) for p in _pyramid(scene, frames, training)]
+    glance = _Glance(scene, frames, seed, device) if scene.heldout_ids and training.evaluate_every else None
+    optimiser = torch.optim.Adam(renderer.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), eps=1e-15)
+    trace = _resume(out_dir, renderer, optimiser, seed, progress)
+
+    progress.begin(training.iterations, "steps")
+    progress.advance(trace.step)
+    saved = started = time.monotonic()
+    before = trace.seconds
+    with DeferredInterrupt() as interrupt:
+        try:
+            while trace.step < training.iterations:
+                _step(renderer, optimiser, scene, pools, training, trace, seed, device)
+                trace.seconds = before + time.monotonic() - started
+                _record(renderer, training, trace, glance)
+                progress.advance(1, **_figures(trace))
+                interrupt.check()
+                if time.monotonic() - saved >= training.checkpoint_seconds:
+                    checkpoint.save(out_dir, renderer, optimiser, trace, seed)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            checkpoint.save(out_dir, renderer, optimiser, trace, seed)
+            progress.say(f"stopped after step {trace.step}; the same command goes on from there")
+            raise
+    write_json(out_dir / "history.json", trace.history)
+    save_field(out_dir, renderer, scene, trace.step, seed)
+    checkpoint.remove(out_dir)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Seed of all randomness of one step: depends on nothing else, so a resumed run draws the same."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def learning_rate(training: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then exponential decay over the steps. Never a function of time."""
+    share = step / max(training.iterations - 1, 1)
+    rate = training.learning_rate * (training.learning_rate_final / training.learning_rate) ** share
+    warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+    return rate * (0.1 + 0.9 * warm)
+
+
+def _step(renderer, optimiser, scene, pools, training, trace, seed, device) -> None:
+    generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step))
+    pool = pools[_pyramid_level(training, trace.step)]
+    share = training.background_share if scene.background == "black" else 0.0
+    rays, rgb = pool.rays(pool.draw(training.rays_per_batch, share, generator), scene)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(training, trace.step)
+    loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise StageError(
+            f"the loss became {value} at step {trace.step}: the training diverged",
+            "lower training.learning_rate (try a third of it), and look at the funnel: wrong poses do this too",
+        )
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    mse = 10 ** (-figures["psnr_db"] / 10) if math.isfinite(figures.get("psnr_db", math.nan)) else value
+    trace.window = [trace.window[0] + value, trace.window[1] + mse, trace.window[2] + 1]
+    trace.step += 1
+
+
+def _pyramid(scene: Scene, frames: FrameSet, training: TrainingConfig) -> list[PixelPool]:
+    """Pools from the smallest pictures to the full ones."""
+    n = len(training.pyramid)
+    return [PixelPool.build(scene, frames, scene.train_ids, 0.5 ** (n - i)) for i in range(n + 1)]
+
+
+def _pyramid_level(training: TrainingConfig, step: int) -> int:
+    ends = np.cumsum(training.pyramid) * training.iterations
+    return int((step >= ends).sum())
+
+
+def _psnr(mse: float) -> float:
+    return -10 * math.log10(max(mse, 1e-10))
+
+
+def _record(renderer: Renderer, training: TrainingConfig, trace: checkpoint.Trace, glance: "_Glance | None") -> None:
+    """Adds an entry to the history when it is time for one."""
+    last = trace.step == training.iterations
+    look = glance is not None and (last or trace.step % training.evaluate_every == 0)
+    if not (last or look or trace.step % max(1, training.iterations // HISTORY_ENTRIES) == 0):
+        return
+    loss, mse, n = trace.window
+    entry = {"step": trace.step, "loss": loss / n, "psnr_db": _psnr(mse / n), "seconds": round(trace.seconds, 3)}
+    if look:
+        entry["heldout_psnr_db"] = glance.psnr_db(renderer)
+    trace.history.append(entry)
+    trace.window = [0.0, 0.0, 0.0]
+
+
+def _figures(trace: checkpoint.Trace) -> dict[str, float]:
+    if not trace.history:
+        return {}
+    figures = {"psnr_db": trace.history[-1]["psnr_db"]}
+    held = [h["heldout_psnr_db"] for h in trace.history[-20:] if "heldout_psnr_db" in h]
+    return {**figures, "heldout_psnr_db": held[-1]} if held else figures
+
+
+class _Glance:
+    """A few fixed random pixels of the held-out pictures, background included, to see where the training stands."""
+
+    def __init__(self, scene: Scene, frames: FrameSet, seed: int, device: str):
+        pool = PixelPool.build(scene, frames, scene.heldout_ids)
+        usable = torch.cat([pool.foreground, pool.background])
+        generator = torch.Generator().manual_seed(step_seed(seed, 2**31))
+        chosen = usable[torch.randint(len(usable), (min(GLANCE_PIXELS, len(usable)),), generator=generator)]
+        rays, rgb = pool.rays(chosen.sort().values, scene)
+        self.rays, self.rgb = rays.to(device), rgb.to(device)
+
+    @torch.no_grad()
+    def psnr_db(self, renderer: Renderer) -> float:
+        renderer.eval()
+        parts = [renderer.render(self.rays[i : i + 2048], "mean").rgb for i in range(0, len(self.rays), 2048)]
+        renderer.train()
+        return _psnr(float(((torch.cat(parts) - self.rgb) ** 2).mean()))
+
+
+def _resume(out_dir, renderer, optimiser, seed, progress) -> checkpoint.Trace:
+    try:
+        trace = checkpoint.load(out_dir, renderer, optimiser, seed)
+    except InputError as e:
+        progress.say(f"training starts anew: {e.cause}")
+        checkpoint.remove(out_dir)
+        trace = None
+    if trace is None:
+        return checkpoint.Trace()
+    progress.say(f"going on from the checkpoint at step {trace.step}")
+    return trace
+
+
+def _describe(scene: Scene) -> str:
+    counts = f"{len(scene.train_ids)} pictures to train on, {len(scene.heldout_ids)} held out"
+    text = f"{counts}, background: {scene.background}"
+    if scene.occupied is not None:
+        text += f"; {100 * (1 - scene.occupied.mean()):.0f} % of the box is known to be empty"
+    return text
