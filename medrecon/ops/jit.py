@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -36,13 +35,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medrecon" / "ops"
 
 
-def nvcc() -> str | None:
-    """Path of the CUDA compiler, or None."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    beside = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None
-    return beside or shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-
-
 def load(retry: bool = False) -> tuple[ModuleType, str]:
     """Loads the kept build, or builds it.
 
@@ -58,7 +50,7 @@ def load(retry: bool = False) -> tuple[ModuleType, str]:
     csrc = recipe.source_folder()
     if csrc is None:
         raise BuildUnavailable("the C++ sources are not beside the package")
-    if torch.version.cuda and torch.cuda.is_available() and nvcc():
+    if torch.version.cuda and torch.cuda.is_available() and recipe.nvcc():
         try:
             return _load(csrc, True, retry)
         except BuildUnavailable as error:
@@ -78,7 +70,7 @@ def _load(csrc: Path, cuda: bool, retry: bool) -> tuple[ModuleType, str]:
         tool = recipe.compiler()
         if tool is None:
             raise BuildUnavailable(f"no C++ compiler ({os.environ.get('CXX') or 'c++'} is not on the PATH)")
-        tools = f"{tool} {nvcc() if cuda else ''}".strip()
+        tools = f"{tool} {recipe.nvcc() if cuda else ''}".strip()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _locked(folder / "build.lock"):

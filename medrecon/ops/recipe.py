@@ -65,6 +65,13 @@ def compiler() -> str | None:
     return shutil.which(name.split()[0])
 
 
+def nvcc() -> str | None:
+    """Path of the CUDA compiler, or None."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    beside = shutil.which("nvcc", path=os.path.join(home, "bin")) if home else None
+    return beside or shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
 def with_tools_on_path() -> None:
     """Lets torch find the ninja that pip installed beside this Python, also when the environment is not activated."""
     beside_python = str(Path(sys.executable).parent)

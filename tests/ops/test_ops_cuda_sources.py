@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every .cu file compiles for the GPUs we support wherever nvcc exists, also beside a CPU-only torch."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from medrecon.ops import recipe
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+TORCH_HEADER = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
+
+
+@pytest.mark.skipif(recipe.nvcc() is None, reason="no nvcc")
+@pytest.mark.parametrize("name", recipe.CUDA_SOURCES)
+def test_cuda_source_compiles_for_each_architecture_without_spills(name, tmp_path):
+    archs = ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"]
+    command = [recipe.nvcc(), "-c", str(CSRC / name), "-o", str(tmp_path / "out.o"), "-std=c++17", *recipe.nvcc_flags()]
+    command += ["-Xptxas", "-v", "-Werror", "all-warnings", *(f"-gencode={arch}" for arch in archs)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out.o").stat().st_size > 0
+    text = result.stdout + result.stderr
+    assert "sm_80" in text and "sm_90" in text
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill", text)]
+    assert spills and max(spills) == 0
+
+
+@pytest.mark.parametrize("path", sorted(CSRC.rglob("*.h")) + sorted(CSRC.rglob("*.cu")), ids=lambda p: p.name)
+def test_only_the_binding_files_and_the_cpu_thread_helper_see_torch(path):
+    if path.name == "parallel.h":
+        pytest.skip("this one wraps at::parallel_for")
+    assert not TORCH_HEADER.search(path.read_text())
+
+
+def test_flags_promise_portable_and_exact_arithmetic():
+    flags = " ".join(recipe.cxx_flags() + recipe.nvcc_flags())
+    assert not re.search(r"march=native|fast.math|Ofast", flags)
