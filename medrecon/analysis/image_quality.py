@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from medrecon import images
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import AssetError, InputError
 from medrecon.progress import Progress
@@ -60,7 +59,7 @@ class ImageQualityAnalysis:
         progress.begin(len(views), "views")
         for view in views:
             rendered.add(view.frame_id)
-            image = images.read_rgb(view.rgb)
+            image = view.load_rgb()
             camera = scene.cameras[view.frame_id].scaled(image.shape[1], image.shape[0])
             reference, mask = training_picture(frames[view.frame_id], camera)
             for name, metric in measures:

@@ -134,7 +134,7 @@ def _depth(run: "RunFolder", truth: Truth, world_from_sfm: Sim3) -> list[Metric]
     from medrecon.radiance.renders import Renders
 
     views = [v for v in Renders.load(run.stage_dir("render")).views if v.frame_id in truth.depth_paths]
-    gaps = [depth_errors(v, truth, world_from_sfm.scale) for v in views if v.depth is not None]
+    gaps = [depth_errors(v, truth, world_from_sfm.scale) for v in views]
     gaps = np.concatenate(gaps) if gaps else np.zeros(0)
     source = "rendered depth of the held-out views"
     if not gaps.size:

@@ -81,7 +81,7 @@ def reconstructed_points(
 
 def depth_errors(view: "RenderedView", truth: Truth, mm_per_sfm: float) -> np.ndarray:
     """Absolute z-depth differences in mm [N] of one rendered view, where both sides hit something."""
-    rendered = read_npz(view.depth)["depth_sfm"].astype(np.float64) * mm_per_sfm
+    rendered = view.load_depth_sfm().astype(np.float64) * mm_per_sfm
     true = read_depth(truth.depth_paths[view.frame_id])
     (h, w), (th, tw) = rendered.shape, true.shape
     rows = np.minimum(((np.arange(h) + 0.5) * th / h).astype(int), th - 1)

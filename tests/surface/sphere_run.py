@@ -5,13 +5,13 @@ import numpy as np
 import torch
 
 from medrecon import images
+from medrecon.radiance.scene import Scene
 from medrecon.runfolder import RunFolder
 from medrecon.types import (
     Camera,
     Features,
     Frame,
     FrameSet,
-    RayBatch,
     RenderOut,
     Rigid3,
     Scale,
@@ -19,6 +19,7 @@ from medrecon.types import (
     SparseModel,
     Truth,
 )
+from medrecon.types.storage import write_json, write_npz
 
 RADIUS_MM = 30.0
 DISTANCE_MM = 110.0
@@ -93,25 +94,14 @@ class SphereRenderer:
         return RenderOut(torch.zeros(len(mid), 3), median, opacity, median)
 
 
-class SphereScene:
-    background, occupied = "black", None
-    field_from_sfm = FIELD_FROM_SFM
-    bounds_min, bounds_max = np.array([-0.8, -0.8, -0.75]), np.array([0.8, 0.7, 0.75])
-
-    def __init__(self, sparse, heldout):
-        self.cameras, self.cam_from_sfm = sparse.cameras, sparse.cam_from_world
-        self.train_ids = [i for i in sparse.registered_ids if i not in heldout]
-        self.heldout_ids = list(heldout)
-
-    def rays(self, frame_id, stride=1):
-        camera = self.cameras[frame_id]
-        pose = self.field_from_sfm.transform_pose(self.cam_from_sfm[frame_id])
-        x, y = np.meshgrid(np.arange(0, camera.width_px, stride) + 0.5, np.arange(0, camera.height_px, stride) + 0.5)
-        d = torch.from_numpy((camera.unproject(np.stack([x, y], -1)).reshape(-1, 3) @ pose.rotation).astype("f4"))
-        n, far = len(d), DISTANCE_MM / RADIUS_MM * 0.6 + 1
-        full = lambda v: torch.full((n, 1), float(v))  # noqa: E731
-        o = torch.from_numpy(pose.center.astype("f4")).expand(n, 3)
-        return RayBatch(o, d, full(0.001), full(far - 2), full(far), torch.full((n,), frame_id))
+def sphere_scene(sparse, heldout=()):
+    far = DISTANCE_MM / RADIUS_MM * 0.6 + 1
+    ids = sparse.registered_ids
+    return Scene(
+        FIELD_FROM_SFM, np.array([-0.8, -0.8, -0.75]), np.array([0.8, 0.7, 0.75]),
+        [i for i in ids if i not in heldout], list(heldout), dict(sparse.cameras), dict(sparse.cam_from_world),
+        dict.fromkeys(ids, (far - 2, far)), "black",
+    ).validate()  # fmt: skip
 
 
 def build(root, n=20, metric=True, drop=(), sigma=0.01, truth=True, noise=0.0):
@@ -193,7 +183,28 @@ def use_field(monkeypatch, run, renderer=None, heldout=()):
     """Lets ``load_field`` give the analytic sphere."""
     import medrecon.radiance
 
-    scene = SphereScene(run.sparse, heldout)
-    pair = (renderer or SphereRenderer(), scene)
+    pair = (renderer or SphereRenderer(), sphere_scene(run.sparse, heldout))
     monkeypatch.setattr(medrecon.radiance, "load_field", lambda run, device="cpu": pair, raising=False)
     return pair
+
+
+def write_renders(run, heldout, offset=0, depth_factor=1.0, skip=()):
+    """The render stage: held-out pictures with ``offset`` added to each channel, and true depth times a factor."""
+    sphere_scene(run.sparse, heldout).save(run.root / "stages" / "radiance" / "scene.json")
+    folder, views = run.root / "stages" / "render", []
+    for i in heldout:
+        if i in skip:
+            continue
+        rgb, depth = picture(CAMERA, poses(len(run.frames))[i])
+        images.write_png(
+            folder / "heldout" / f"{i:06d}.png", np.minimum(rgb.astype(int) + offset, 255).astype(np.uint8)
+        )
+        images.write_png(folder / "opacity" / f"{i:06d}.png", depth > 0)
+        sfm = (depth * SFM_FROM_WORLD.scale * depth_factor).astype(np.float32)
+        write_npz(folder / "depth" / f"{i:06d}.npz", {"depth_sfm": sfm})
+        views.append({"frame_id": i, "rgb": f"heldout/{i:06d}.png", "depth": f"depth/{i:06d}.npz",
+                      "opacity": f"opacity/{i:06d}.png"})  # fmt: skip
+    write_json(
+        folder / "renders.json",
+        {"schema": 1, "appearance": "zero", "views": views, "path_video": None, "renderer": "sphere"},
+    )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Surfaces of an analytic sphere: area, volume and place are known in closed form."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sphere_run
@@ -152,8 +154,9 @@ def test_grid_is_isotropic_covers_the_box_and_skips_what_is_empty(run, monkeypat
     assert (last >= scene.bounds_max - 1e-9).all() and (last < scene.bounds_max + grid.step).all()
     p = np.random.default_rng(0).uniform(-0.5, 0.5, (100, 3))
     assert np.allclose(grid.at(p)[np.linalg.norm(p, axis=1) < 0.4], 60.0, rtol=1e-3)
-    scene.occupied = np.ones((4, 4, 4), bool)
-    scene.occupied[0] = False
+    occupied = np.ones((4, 4, 4), bool)
+    occupied[0] = False
+    scene = dataclasses.replace(scene, occupied=occupied)
     half = sample_density(renderer, scene, 33, "cpu", Quiet())
     assert (half.values[:7] == 0).all() and np.allclose(half.values[10:], grid.values[10:])
 
