@@ -51,8 +51,13 @@ def table() -> dict[int, str]:
 def action_for(element: DataElement) -> str:
     """One of REMOVE, EMPTY, DUMMY, MAP_UID, KEEP, RECURSE for a data element (read, so that its VR is known)."""
     tag = element.tag
-    if tag.is_private or 0x5000 <= tag.group <= 0x501E or 0x6000 <= tag.group <= 0x601E or tag.group == 0xFFFC:
-        return REMOVE  # private, curves, overlays, padding
+    if (
+        tag.is_private
+        or 0x5000 <= tag.group <= 0x501E
+        or 0x6000 <= tag.group <= 0x601E
+        or tag.group in (0x0004, 0xFFFC)
+    ):
+        return REMOVE  # private, curves, overlays, DICOMDIR records, padding
     listed = table().get(int(tag))
     if listed is not None:
         if element.VR == "SQ" and "U" in listed:

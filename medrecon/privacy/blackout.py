@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from pydicom.dataset import FileDataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medrecon.errors import InputError
@@ -52,6 +53,7 @@ def black_out(ds: FileDataset, rectangles: Sequence[Rectangle]) -> None:
             del ds[keyword]
     ds.add_new(0x7FE00010, "OW" if int(ds.BitsAllocated) > 8 else "OB", data + b"\0" * (len(data) % 2))
     ds["PixelData"].is_undefined_length = False
+    correct_ambiguous_vr(ds, True)  # implicit VR leaves some open, explicit VR has to say
 
 
 def _black(ds: FileDataset) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 
@@ -65,7 +66,7 @@ def make_dicom(
             setattr(ds, keyword, value)
     ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", CTImageStorage)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "1.2.3")
-    return ds
+    return correct_ambiguous_vr(ds, syntax.is_little_endian)
 
 
 def write_dicom(path: Path, pixels: np.ndarray, **more) -> Path:
