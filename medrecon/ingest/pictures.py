@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import InputError, StageError
@@ -29,6 +29,13 @@ class KnownCamera(ComponentConfig):
         if value not in CAMERA_MODELS:
             raise ValueError(f"camera model must be one of {', '.join(CAMERA_MODELS)}")
         return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> "KnownCamera":
+        names = CAMERA_MODELS[self.model]
+        if len(self.params) != len(names):
+            raise ValueError(f"{self.model} takes {len(names)} parameters: {', '.join(names)}")
+        return self
 
 
 class PictureSourceConfig(ComponentConfig):
