@@ -123,9 +123,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
     if last - first > 2:
         return [10.0**i for i in range(first, last + 1)]
     ticks = [f * 10.0**i for i in range(first, last) for f in (1, 2, 5)] + [10.0**last]
-    below = [t for t in ticks if t <= low * (1 + 1e-9)]
-    above = [t for t in ticks if t >= high * (1 - 1e-9)]
-    return [t for t in ticks if (below or ticks)[-1 if below else 0] <= t <= (above or ticks)[0 if above else -1]]
+    start = max(i for i, t in enumerate(ticks) if t <= low * (1 + 1e-9))
+    stop = min(i for i, t in enumerate(ticks) if t >= high * (1 - 1e-9))
+    return ticks[start : max(stop, start + 1) + 1] if start + 1 < len(ticks) else ticks[-2:]
 
 
 def _short(value: float) -> str:

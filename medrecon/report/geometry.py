@@ -140,7 +140,7 @@ def decimate(mesh: Mesh, most_faces: int) -> Mesh:
     """At most (about) this many faces by quadric edge collapse; colours from the nearest original vertex."""
     if len(mesh.faces) <= most_faces:
         return mesh
-    mesh = _cluster(mesh, 8 * most_faces)
+    mesh = _cluster(mesh, 4 * most_faces)
     from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
     from vtkmodules.vtkCommonCore import vtkPoints
     from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished run in a folder, written with the types' own save methods: a phantom sphere seen by ten cameras."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -145,7 +146,7 @@ def write_run(root, metric=True, n=10, width_px=320, height_px=240):
         history.append(row)
     write_json(folder("radiance") / "history.json", history)
     views = []
-    for i in (2, 5):
+    for i in sorted({2, n // 2}):
         noisy = np.clip(body.images[i][::2, ::2] + rng.normal(0, 12, (height_px // 2, width_px // 2, 3)), 0, 255)
         name = f"{i:06d}"
         write_png(folder("render") / "heldout" / f"{name}.png", noisy.astype(np.uint8))
@@ -178,6 +179,18 @@ def finished(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("finished"))
 
 
+@pytest.fixture(scope="session")
+def small_runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("small")
+    return {m: write_run(root / str(m), metric=m, n=4, width_px=160, height_px=120).root for m in (True, False)}
+
+
 @pytest.fixture
-def make_run(tmp_path):
-    return lambda **options: write_run(tmp_path / "run", **options)
+def make_run(small_runs, tmp_path):
+    """A small run of four frames (two registered) that the test may spoil."""
+
+    def make(metric=True):
+        shutil.copytree(small_runs[metric], tmp_path / "run")
+        return RunFolder(tmp_path / "run")
+
+    return make
