@@ -93,7 +93,8 @@ class Series:
         """What may be shown of the series: modality, count and size."""
         size = " and ".join(f"{c}x{r}" for c, r in self.sizes[:3])
         kind = " (localizer)" if self.localizer else ""
-        return f"{self.modality or 'unknown modality'}, {self.n_images} images of {size} px{kind}"
+        count = f"{self.n_images} image{'s' if self.n_images > 1 else ''}"
+        return f"{self.modality or 'unknown modality'}, {count} of {size} px{kind}"
 
     def where(self, instance: Instance) -> str:
         return f"DICOM file {instance.number} of {self.n_files_seen}"

@@ -24,6 +24,7 @@ MAX_PIXELS = 2**28  # one picture; a header that claims more is taken for broken
 
 
 class ImageFolderSourceConfig(PictureSourceConfig):
+    ordered: bool = Field(True, description="file names follow time or the camera's path; false for a loose collection")
     masks_path: Path | None = Field(
         None, description="folder of masks with the pictures' file names (any suffix); white = use, black = ignore"
     )
@@ -103,7 +104,7 @@ class ImageFolderSource:
         if dropped:
             notes.append(f"{len(dropped)} of {len(chosen)} pictures could not be decoded")
         return FrameSet(
-            tuple(frames), f"folder of {len(pages)} pictures", True, tuple(dropped), None, tuple(notes)
+            tuple(frames), f"folder of {len(pages)} pictures", config.ordered, tuple(dropped), None, tuple(notes)
         ).validate()
 
     def _write(

@@ -7,6 +7,7 @@ volume rendering would show. Objects without pixels (reports, structure sets) ar
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import hmac
 import re
@@ -28,7 +29,7 @@ from medrecon.privacy.burned_in import burned_in_warning
 from medrecon.privacy.streams import strip_comments
 from medrecon.progress import Progress
 
-METHOD = "medrecon, DICOM PS3.15 Basic Application Level Confidentiality Profile"
+METHOD = "medrecon: DICOM PS3.15 Annex E, Basic Profile"  # at most 64 characters
 _PROFILE = ("113100", "Basic Application Confidentiality Profile")
 _CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 # Words of these may be quoted in elements that are otherwise kept.
@@ -122,7 +123,7 @@ def _clean(dataset: Dataset, key: bytes, words: frozenset[str]) -> Dataset:
             out.add_new(tag, "SQ", DicomSequence(items))
         elif action == actions.KEEP:
             if not _quotes(element.value, words):
-                out[tag] = element
+                out[tag] = copy.copy(element)  # setting a value later must not reach into the original
         elif action == actions.MAP_UID:
             value = element.value
             many = not isinstance(value, str) and hasattr(value, "__iter__")

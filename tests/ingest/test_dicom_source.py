@@ -323,7 +323,7 @@ def test_spacing_follows_the_shrinking(tmp_path):
 def test_several_series_are_listed_without_identifiers(tmp_path):
     write_series(tmp_path / "in" / "DOE", np.zeros((3, 4, 5), np.int16), PatientName="DOE^JANE")
     write_dicom(tmp_path / "in" / "DOE2.dcm", GREY, series="1.9", Modality="DOE MODALITY", SeriesDescription="DOE")
-    with pytest.raises(InputError, match="0: CT, 3 images of 5x4 px; 1: unknown modality, 1 images of 22x18 px") as e:
+    with pytest.raises(InputError, match="0: CT, 3 images of 5x4 px; 1: unknown modality, 1 image of 22x18 px") as e:
         read(tmp_path, tmp_path / "in")
     assert "DOE" not in str(e.value) and "series: NUMBER" in e.value.remedy
     np.testing.assert_array_equal(read_any(read(tmp_path, tmp_path / "in", series=1).frames[0].image_path), GREY)
