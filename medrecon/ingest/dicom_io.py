@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels import iter_pixels
 
 from medrecon.errors import InputError
+from medrecon.ingest.natural_order import natural_key
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 MAX_SAMPLES = 2**33  # 16 GiB at 16 bit: a header that claims more is taken for broken
@@ -47,12 +47,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.disabled = before
-
-
-def natural_key(path: Path) -> list:
-    """Sort key by which img2 comes before img10."""
-    parts = [re.split(r"(\d+)", part.casefold()) for part in Path(path).parts]
-    return [[(1, int(p), "") if p.isdecimal() else (0, 0, p) for p in part] for part in parts]
 
 
 def list_files(path: Path) -> list[Path]:

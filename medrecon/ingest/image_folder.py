@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medrecon.errors import InputError
-from medrecon.ingest.dicom_io import natural_key
+from medrecon.ingest.natural_order import natural_key
 from medrecon.ingest.pictures import PictureSourceConfig, PictureWriter, pick, quiet_opencv, to_uint8
 from medrecon.ingest.poses_file import KnownPoses, read_poses
 from medrecon.progress import Progress
