@@ -29,6 +29,7 @@ from medrecon.privacy.burned_in import burned_in_warning
 from medrecon.privacy.streams import strip_comments
 from medrecon.progress import Progress
 
+MIN_KEY_BYTES = 16
 METHOD = "medrecon: DICOM PS3.15 Annex E, Basic Profile"  # at most 64 characters
 _PROFILE = ("113100", "Basic Application Confidentiality Profile")
 _CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
@@ -185,12 +186,16 @@ def deidentify_folder(
         blackout: see ``deidentify``.
 
     Raises:
-        InputError: nothing to de-identify, a damaged file, or ``dst`` unsuitable.
+        InputError: nothing to de-identify, a damaged file, a key that is too short, or ``dst`` unsuitable.
         StageError: ``dst`` cannot be written.
     """
     src, dst = Path(src), Path(dst)
     files = list_files(src)
     _check_destination(src, dst)
+    if key and len(key) < MIN_KEY_BYTES:
+        raise InputError(
+            f"the key has {len(key)} bytes, which can be guessed", f"use a random one of at least {MIN_KEY_BYTES} bytes"
+        )
     key = key or new_key()
     partial = dst.with_name(f".{dst.name}.partial")
     try:

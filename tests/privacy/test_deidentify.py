@@ -234,6 +234,8 @@ def test_without_a_key_nothing_can_be_linked(tmp_path):
         deidentify_folder(tmp_path / "in", tmp_path / n, Quiet())
     a, b = (pydicom.dcmread(tmp_path / n / "000001.dcm").SOPInstanceUID for n in ("x", "y"))
     assert a != b
+    with pytest.raises(InputError, match="5 bytes, which can be guessed"):
+        deidentify_folder(tmp_path / "in", tmp_path / "z", Quiet(), b"short")
 
 
 @pytest.mark.parametrize(
