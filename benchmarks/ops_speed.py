@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of each op, forward + backward in float32, beside the plain-torch reference in the same run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from medrecon import ops
+from medrecon.ops.selftest import Case, cases
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median milliseconds of one op, and how many times faster it is than the reference."""
+
+    op: str
+    ms: float
+    reference_ms: float
+    ratio: float
+    spread: float
+
+
+def main() -> None:
+    """Prints a table and writes it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scale", type=int, help="times 257 rays of 33 intervals; default 4 on a CPU, 64 on a GPU")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    scale = options.scale or (4 if options.device == "cpu" else 64)
+
+    info = ops.backend()
+    rows = [measure(case, options.device, options.repeats) for case in cases(torch.Generator().manual_seed(0), scale)]
+    print(
+        f"backend {info.name}, {options.device}, {torch.get_num_threads()} threads, {257 * scale} rays x 33 intervals"
+    )
+    print(f"{'op':<32}{'ms':>10}{'plain ms':>10}{'ratio':>8}{'spread':>8}")
+    for row in rows:
+        print(f"{row.op:<32}{row.ms:>10.3f}{row.reference_ms:>10.3f}{row.ratio:>8.2f}{row.spread:>7.0%}")
+    if options.json:
+        machine = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
+        result = {"schema": 1, "device": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        result |= {"scale": scale, "backend": asdict(info), "ops": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def measure(case: Case, device: str, repeats: int) -> Row:
+    """Alternates op and reference, so that other work on the machine meets both."""
+    inputs = [x.to(device, torch.float32).requires_grad_(case.grads) for x in case.inputs]
+    times: dict[str, list[float]] = {"op": [], "plain": []}
+    for _ in range(repeats + 2):
+        for name, function in (("op", case.op), ("plain", case.plain)):
+            begun = time.perf_counter()
+            output = function(*inputs)
+            if case.grads:
+                outputs = output if isinstance(output, tuple) else (output,)
+                torch.autograd.grad(outputs, inputs, [torch.ones_like(x) for x in outputs])
+            if device != "cpu":
+                torch.cuda.synchronize()
+            times[name].append(1e3 * (time.perf_counter() - begun))
+    ms, plain = (statistics.median(times[name][2:]) for name in ("op", "plain"))
+    quarters = statistics.quantiles(times["op"][2:], n=4)
+    return Row(case.name, ms, plain, plain / ms, (quarters[2] - quarters[0]) / ms)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""benchmarks/gpu_suite.sh on whatever machine this is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_suite.sh"
+
+
+def _run(*arguments):
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(["bash", str(SUITE), *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_suite_leaves_every_result_in_its_folder_and_resumes(tmp_path):
+    out = tmp_path / "with a space"
+    result = _run("--out", str(out), "--minutes", "5")
+    assert result.returncode == 0, result.stdout
+    assert json.loads((out / "selftest_cpu.json").read_text())["passed"]
+    speed = json.loads((out / "speed_cpu.json").read_text())
+    assert len(speed["ops"]) == 6 and all(row["ms"] > 0 for row in speed["ops"])
+    assert "GPU:" in (out / "summary.txt").read_text()
+    again = _run("--resume", str(out), "--minutes", "5")
+    assert again.returncode == 0 and again.stdout.count("done before") >= 3
+
+
+def test_wrong_arguments_print_the_usage_and_change_nothing():
+    for arguments in ([], ["--bogus"]):
+        result = _run(*arguments)
+        assert result.returncode == 2 and "gpu_suite.sh --out DIR" in result.stderr
+
+
+def test_no_time_left_is_a_failure_that_is_said(tmp_path):
+    result = _run("--out", str(tmp_path), "--minutes", "0")
+    assert result.returncode == 1 and "selftest_cpu: no time left" in result.stdout
