@@ -141,31 +141,13 @@ def decimate(mesh: Mesh, most_faces: int) -> Mesh:
     if len(mesh.faces) <= most_faces:
         return mesh
     mesh = _cluster(mesh, 4 * most_faces)
-    from vtkmodules.util.numpy_support import numpy_to_vtk, numpy_to_vtkIdTypeArray, vtk_to_numpy
-    from vtkmodules.vtkCommonCore import vtkPoints
-    from vtkmodules.vtkCommonDataModel import vtkCellArray, vtkPolyData
-    from vtkmodules.vtkFiltersCore import vtkQuadricDecimation
+    from medrecon.surface.cleanup import decimate as collapse
 
-    points, cells, data = vtkPoints(), vtkCellArray(), vtkPolyData()
-    points.SetData(numpy_to_vtk(np.ascontiguousarray(mesh.vertices), deep=True))
-    offsets = np.arange(0, 3 * len(mesh.faces) + 1, 3, dtype=np.int64)
-    faces = np.ascontiguousarray(mesh.faces, dtype=np.int64).ravel()
-    cells.SetData(numpy_to_vtkIdTypeArray(offsets, deep=True), numpy_to_vtkIdTypeArray(faces, deep=True))
-    data.SetPoints(points)
-    data.SetPolys(cells)
-    collapse = vtkQuadricDecimation()
-    collapse.SetInputData(data)
-    collapse.SetTargetReduction(max(0.0, 1 - most_faces / len(mesh.faces)))
-    collapse.Update()
-    out = collapse.GetOutput()
-    if not out.GetNumberOfPolys():
+    vertices, faces = collapse(mesh.vertices, mesh.faces, most_faces)
+    if not len(faces):
         return _cluster(mesh, most_faces)
-    vertices = vtk_to_numpy(out.GetPoints().GetData()).astype(np.float64)
-    small = vtk_to_numpy(out.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int32)
-    used, small = np.unique(small, return_inverse=True)
-    vertices, small = vertices[used], small.reshape(-1, 3).astype(np.int32)
     colors = None if mesh.colors is None else mesh.colors[cKDTree(mesh.vertices).query(vertices)[1]]
-    return Mesh(vertices, small, colors, None, mesh.unit)
+    return Mesh(vertices, faces, colors, None, mesh.unit)
 
 
 def _cluster(mesh: Mesh, most_faces: int) -> Mesh:

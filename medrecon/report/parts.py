@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from medrecon.errors import MedreconError
+from medrecon.radiance.renders import Renders
 from medrecon.runfolder import FeatureFolder, RunFolder
 from medrecon.types import FrameSet, MatchGraph, Mesh, Metric, SparseModel
-from medrecon.types.storage import read_json, read_npz
+from medrecon.types.storage import read_json
 
 T = TypeVar("T")
 
@@ -35,30 +34,6 @@ class TrainingStep:
     loss: float
     psnr_db: float | None
     heldout_psnr_db: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Files of one rendered view; None where a file was not written."""
-
-    frame_id: int
-    rgb: Path
-    depth: Path | None
-    opacity: Path | None
-
-    def load_depth_sfm(self) -> np.ndarray | None:
-        """float32 [H, W] z-depth in SfM units, 0 = nothing hit."""
-        return None if self.depth is None else read_npz(self.depth)["depth_sfm"]
-
-
-@dataclass(frozen=True, slots=True)
-class Renders:
-    """What the render stage wrote."""
-
-    views: tuple[HeldOut, ...]
-    appearance: str
-    renderer: str
-    has_video: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +70,6 @@ def _history(folder: Path) -> tuple[TrainingStep, ...]:
     )
 
 
-def _renders(folder: Path) -> Renders:
-    data = read_json(folder / "renders.json")
-    there = lambda p: folder / p if p and (folder / p).is_file() else None  # noqa: E731
-    views = tuple(
-        HeldOut(int(v["frame_id"]), folder / v["rgb"], there(v.get("depth")), there(v.get("opacity")))
-        for v in data["views"]
-        if there(v.get("rgb"))
-    )
-    return Renders(views, str(data.get("appearance", "")), str(data.get("renderer", "")), bool(data.get("path_video")))
-
-
 def _mapping(data: Any) -> dict:
     if not isinstance(data, dict):
         raise ValueError("not a mapping")
@@ -122,7 +86,7 @@ def gather(run: RunFolder) -> Parts:
         graph=_part(run, "matching", lambda: run.graph),
         sparse=_part(run, "sfm", lambda: run.sparse),
         history=_part(run, "radiance", lambda: _history(run.stage_dir("radiance"))),
-        renders=_part(run, "render", lambda: _renders(run.stage_dir("render"))),
+        renders=_part(run, "render", lambda: Renders.load(run.stage_dir("render"))),
         mesh=_part(run, "surface", lambda: run.mesh),
         metrics=_part(run, "analysis", lambda: run.metrics),
         manifest=_part(run, None, lambda: _mapping(run.manifest)),

@@ -87,14 +87,6 @@ def _dot(image: np.ndarray, p, color: tuple[int, int, int], radius: int) -> None
     cv2.circle(image, _sub(p), radius * 16, color, -1, cv2.LINE_AA, 4)
 
 
-def match_size(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resampled to exactly this size."""
-    if image.shape[:2] == (height, width):
-        return image
-    shrink = image.shape[0] > height
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-
-
 def error_map(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Mean absolute difference of the channels: 0 dark, ``ERROR_FULL_SCALE`` of full scale bright, masked-out grey."""
     error = np.abs(image.astype(np.float32) - reference.astype(np.float32)).mean(-1) / 255

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 
 from medrecon.errors import MedreconError
+from medrecon.radiance.renders import RenderedView
 from medrecon.report import charts, pictures, words
-from medrecon.report.parts import HeldOut, Parts
+from medrecon.report.parts import Parts
 from medrecon.report.pictures import Picture
-from medrecon.types import Frame, FrameSet, Metric, Scale, SparseModel, TwoView
+from medrecon.types import Camera, Frame, FrameSet, Metric, Scale, SparseModel, TwoView
 
 MOST_THUMBS = 24
 MOST_HELDOUT = 6
@@ -265,39 +267,42 @@ def heldout_rows(parts: Parts) -> list[HeldOutRow]:
     return rows
 
 
-def _heldout_row(view: HeldOut, frame: Frame, scale: Scale) -> HeldOutRow | None:
-    from medrecon.images import read_any, read_rgb
+def _heldout_row(view: RenderedView, frame: Frame, scale: Scale) -> HeldOutRow | None:
+    import medrecon
+    from medrecon.radiance.pictures import training_picture
 
     try:
-        rendered, real = read_rgb(view.rgb), frame.load_image()
-        mask = frame.load_mask()
-        depth = view.load_depth_sfm()
-        opacity = None if view.opacity is None else read_any(view.opacity)
-    except (MedreconError, KeyError):
+        rendered = view.load_rgb()
+        height, width = rendered.shape[:2]
+        real, mask = training_picture(frame, Camera("SIMPLE_PINHOLE", width, height, (1.0, width / 2, height / 2)))
+        psnr = medrecon.create("metric", "psnr").measure(rendered, real, mask)
+    except MedreconError:
         return None
-    height, width = rendered.shape[:2]
-    real = pictures.match_size(real, height, width)
-    if mask is not None:
-        mask = pictures.match_size(mask.astype(np.uint8) * 255, height, width) >= 128
-    use = np.ones((height, width), bool) if mask is None else mask
-    difference = (rendered.astype(np.float64) - real) ** 2
-    mse = float(difference[use].mean()) / 255**2 if use.any() else float("nan")
-    psnr = "–" if not mse > 0 else f"{-10 * np.log10(mse):.1f}"
-
     panels = [(real, "Real"), (rendered, "Rendered")]
     panels.append(
         (pictures.error_map(rendered, real, mask), f"Error, bright = {pictures.ERROR_FULL_SCALE:.0%} and more")
     )
-    if depth is not None and depth.ndim == 2:
+    depth = _loaded(view.load_depth_sfm)
+    if depth is not None:
         factor = scale.metric_from_sfm.scale if scale.is_metric else 1.0
         colored, low, high = pictures.depth_map(depth * factor)
         unit = "mm" if scale.is_metric else "units"
         panels.append((colored, f"Depth, {words.number(low, 3)} (bright) to {words.number(high, 3)} {unit}"))
+    opacity = _loaded(view.load_opacity)
     if opacity is not None:
-        panels.append((opacity, "Opacity, white = opaque"))
+        panels.append((np.round(opacity * 255).astype(np.uint8), "Opacity, white = opaque"))
     name = f"view {frame.name}"
     embedded = tuple(pictures.embed(pictures.fit(p, 420), f"{name}: {c}", c) for p, c in panels)
-    return HeldOutRow(frame.name, psnr, embedded)
+    return HeldOutRow(frame.name, f"{psnr:.1f}" if np.isfinite(psnr) else "–", embedded)
+
+
+def _loaded(load: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """The array, or None where its file is gone or is something else."""
+    try:
+        array = load()
+    except (MedreconError, KeyError):
+        return None
+    return array if array.ndim == 2 and array.size else None
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
@@ -382,6 +387,16 @@ def provenance(manifest: dict) -> Provenance:
             for s in stages
         ),
         tuple(sorted((str(k), str(v)) for k, v in get("versions", dict).items())),
-        tuple(str(x) for x in get("licences", list)),
+        _by_licence([str(x) for x in get("licences", list)]),
         yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100) if config else "",
     )
+
+
+def _by_licence(entries: list[str]) -> tuple[str, ...]:
+    """ "kind name: LICENCE" lines -> one line per licence, those used least often first: they need attention."""
+    by: dict[str, list[str]] = {}
+    for entry in entries:
+        what, colon, licence = entry.rpartition(": ")
+        by.setdefault(licence, []).extend([what] if colon else [])
+    order = sorted(by.items(), key=lambda item: (len(item[1]), item[0]))
+    return tuple(f"{licence}: {', '.join(what)}" if what else licence for licence, what in order)

@@ -8,6 +8,21 @@ import re
 
 _LABELS = {
     "ate_mm": "Camera position error",
+    "ate_mean_mm": "Camera position error, mean",
+    "ate_max_mm": "Camera position error, largest",
+    "rotation_max_deg": "Camera rotation error, largest",
+    "depth_mae_mm": "Depth error, mean absolute",
+    "depth_median_mm": "Depth error, median",
+    "completeness_mean_mm": "Surface missed, mean",
+    "completeness_rms_mm": "Surface missed, RMS",
+    "completeness_hd95_mm": "Surface missed, 95% Hausdorff",
+    "chamfer_mm": "Chamfer distance",
+    "bbox_x_mm": "Extent along x",
+    "bbox_y_mm": "Extent along y",
+    "bbox_z_mm": "Extent along z",
+    "bbox_x_units": "Extent along x",
+    "bbox_y_units": "Extent along y",
+    "bbox_z_units": "Extent along z",
     "psnr_db": "Held-out PSNR",
     "ssim": "Held-out SSIM",
     "ms_ssim": "Held-out MS-SSIM",
@@ -21,7 +36,7 @@ _LABELS = {
     "reprojection_px": "Reprojection error",
     "mean_track_length": "Mean track length",
 }
-_SUFFIX = re.compile(r"_(mm|mm2|mm3|px|db|deg|s|ml)\Z")
+_SUFFIX = re.compile(r"_(mm|mm2|mm3|units|units2|units3|px|db|deg|percent|s|ml)\Z")
 _UNITS = {"mm^2": "mm²", "mm^3": "mm³", "units^2": "units²", "units^3": "units³", "deg": "°"}
 
 

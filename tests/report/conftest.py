@@ -56,7 +56,7 @@ def sphere_mesh(radius, n_around=48, n_up=24):
     return Mesh(xyz, faces.reshape(-1, 3).astype(np.int32), colors, None, "mm")
 
 
-def write_run(root, metric=True, n=10, width_px=320, height_px=240):
+def write_run(root, metric=True, n=10, width_px=240, height_px=180):
     """The whole street on disk; world = the phantom's millimetres, SfM = the same divided by 5 and turned."""
     body = phantoms.views("sphere", n, width_px, height_px)
     folder = lambda stage: root / "stages" / stage  # noqa: E731

@@ -262,3 +262,11 @@ def test_an_unmasked_run_without_keyframes(make_run, tmp_path):
     assert isinstance(run.frames, FrameSet)
     _, page = report(run, tmp_path)
     assert "3 of 4" not in page.words and "2 of 4" in page.words
+
+
+def test_licences_are_grouped_with_the_rare_ones_first():
+    from medrecon.report.sections import provenance
+
+    licences = ["extractor sift: Apache-2.0", "matcher m: LicenseRef-Research", "mapper x: Apache-2.0", "CC-BY-3.0"]
+    shown = provenance({"licences": licences}).licences
+    assert shown == ("CC-BY-3.0", "LicenseRef-Research: matcher m", "Apache-2.0: extractor sift, mapper x")
