@@ -10,7 +10,7 @@ version: 1
 preset: orbit
 name: small case
 threads: 2
-source: {name: views, path: %(volume)s, n_views: 16, size_px: [240, 240]}
+source: {name: views, path: builtin:chest-ct, n_views: 16, image_size_px: [240, 240]}
 features: {name: sift, max_keypoints: 1500}
 training: {iterations: 150, rays_per_batch: 512, max_size_px: 80, checkpoint_seconds: 1}
 render: {max_size_px: 80, path_frames: 4, path_size_px: 64}
@@ -22,8 +22,6 @@ export: [ply, stl, obj, nifti, colmap, transforms]
 @pytest.fixture
 def small_config(tmp_path) -> Path:
     """YAML file of a whole run on a few small pictures of the shipped chest CT."""
-    from medrecon.assets.demo import volume_path
-
     path = tmp_path / "small.yaml"
-    path.write_text(SMALL % {"volume": volume_path()})
+    path.write_text(SMALL)
     return path

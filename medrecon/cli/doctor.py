@@ -30,13 +30,11 @@ def _imports_together() -> Check:
 
 
 def _rendering() -> Check:
-    code = (
-        "from medrecon.ingest.volume_renderer import probe; print(probe())"
-    )
+    code = "import medrecon.ingest.volume_renderer, vtkmodules.vtkRenderingVolumeOpenGL2; print('ok')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     ok = done.returncode == 0
-    detail = done.stdout.strip() if ok else (done.stderr.strip().splitlines() or ["crashed"])[-1]
-    return Check("off-screen rendering", ok, detail, "" if ok else "apt-get install libegl1 (Debian, Ubuntu)")
+    detail = "VTK casts rays on the CPU" if ok else (done.stderr.strip().splitlines() or ["crashed"])[-1]
+    return Check("volume rendering", ok, detail, "" if ok else "reinstall vtk")
 
 
 def _plugins() -> Check:

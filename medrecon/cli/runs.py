@@ -118,7 +118,7 @@ def add(app: typer.Typer) -> None:
     ):
         """Reconstruct a real chest CT from pictures of it, and compare with the truth in millimetres."""
         import medrecon
-        from medrecon.assets.demo import INTRODUCTION, demo_config
+        from medrecon.cli.demo import INTRODUCTION, demo_config
 
         if not quiet and not dry_run:
             print(INTRODUCTION, file=sys.stderr)

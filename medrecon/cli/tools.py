@@ -47,11 +47,13 @@ def add(app: typer.Typer) -> None:
                 raise ConfigError("--frame and two --pixel go together", "--frame 12 --pixel 310,204 --pixel 355,260")
             print_distance(measure_pixels(folder, frame, *(_numbers(p, 2, "--pixel") for p in pixel)))
         elif start or end:
+            import numpy as np
+
             from medrecon.surface.measure import measure_distance
 
             if not (start and end):
                 raise ConfigError("--from and --to go together", "--from 0,0,0 --to 10,0,0")
-            print_distance(measure_distance(folder, _numbers(start, 3, "--from"), _numbers(end, 3, "--to")))
+            print_distance(measure_distance(folder, *(np.array(_numbers(*p)) for p in ((start, 3, "--from"), (end, 3, "--to")))))
         else:
             from medrecon.cli.runs import print_metrics
 
@@ -112,13 +114,16 @@ def add(app: typer.Typer) -> None:
         from medrecon.pipeline.display import Display
         from medrecon.privacy.deidentify import deidentify_folder
 
-        deidentify_folder(path, out, key=key, progress=Display())
+        done = deidentify_folder(path, out, Display(), key=key.encode() if key else None)
+        for warning in done.warnings:
+            print(f"warning: {warning}")
+        print(f"{done.n_written} written to {out}; {done.n_left_out} without pictures and {done.n_ignored} that are not DICOM left out")
 
 
-def print_distance(metric) -> None:
+def print_distance(distance) -> None:
     """One distance on one line."""
-    sigma = f" ± {metric.sigma:.3g}" if metric.sigma is not None else ""
-    print(f"{metric.value:.4g}{sigma} {metric.unit}" + (f"  ({metric.note})" if metric.note else ""))
+    sigma = distance.sigma if distance.sigma is not None else distance.sigma_local
+    print(f"{distance.value:.4g} ± {sigma:.2g} {distance.unit}" + (f"  ({distance.note})" if distance.note else ""))
 
 
 def _volume() -> typer.Typer:

@@ -148,12 +148,17 @@ def _fixed_model(section: str) -> type[BaseModel]:
     return getattr(importlib.import_module(module), attribute)
 
 
+def is_builtin(path: Path) -> bool:
+    """True for data in the package, written builtin:NAME in place of a path."""
+    return str(path).startswith("builtin:")
+
+
 def _resolve_paths(model: BaseModel, base: Path) -> BaseModel:
     """Relative paths in a file are relative to that file."""
     updates = {}
     for name in type(model).model_fields:
         value = getattr(model, name)
-        if isinstance(value, Path):
+        if isinstance(value, Path) and not is_builtin(value):
             updates[name] = (base / value.expanduser()).resolve()
     return model.model_copy(update=updates) if updates else model
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medrecon.config.run_config import RunConfig, Section
+from medrecon.config.run_config import RunConfig, Section, is_builtin
 from medrecon.errors import InputError
 from medrecon.pipeline.stages import STAGES, Stage
 from medrecon.types.storage import read_json, write_json
@@ -57,7 +57,7 @@ def _section_facts(section: Section) -> dict[str, Any]:
         facts["__factory__"] = section.component.factory
     for field in type(section.options).model_fields:
         value = getattr(section.options, field)
-        if isinstance(value, Path):
+        if isinstance(value, Path) and not is_builtin(value):
             facts[field] = digest_path(value)
     return facts
 

@@ -81,9 +81,9 @@ class Display:
         if not self.quiet:
             self._line(text)
 
-    def event(self, name: str, **facts: Any) -> None:
+    def event(self, kind: str, **facts: Any) -> None:
         if self.events:
-            line = {"event": name, "stage": self.stage, "time": round(time.time(), 3), **facts}
+            line = {"event": kind, "stage": self.stage, "time": round(time.time(), 3), **facts}
             print(json.dumps(line, default=str), file=self.events, flush=True)
 
     @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import medrecon
-from medrecon.config.run_config import RunConfig
+from medrecon.config.run_config import RunConfig, is_builtin
 
 PACKAGES = (
     "torch", "numpy", "opencv-python-headless", "pycolmap", "pluggy", "pydantic", "pydicom", "vtk", "scikit-image",
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 def without_paths(data: Any, config: RunConfig) -> Any:
     """The configuration with every path replaced by a note: file names may hold patient names."""
     named = {
-        key: {f for f in type(s.options).model_fields if isinstance(getattr(s.options, f), Path)}
+        key: {f for f in type(s.options).model_fields if isinstance(getattr(s.options, f), Path) and not is_builtin(getattr(s.options, f))}
         for key, s in config.sections.items()
     }
     return {

@@ -211,7 +211,7 @@ def _run_locked(config, out: Path, from_stage, until, force, display: Display) -
                 done = {r["name"] for r in records}
                 seconds = _run_stage(p, config, out, device, display, p.stage.name in scratch_from, done)
             display.headline(f"  {p.stage.name} done in {duration(seconds)}")
-        display.event("stage_finished", name=p.stage.name, seconds=round(seconds, 3), cached=p.cached)
+        display.event("stage_finished", finished=p.stage.name, seconds=round(seconds, 3), cached=p.cached)
         notify("medrecon_stage_finished", run_dir=out, stage=p.stage.name, seconds=seconds, cached=p.cached)
         records.append({"name": p.stage.name, "key": p.key, "seconds": round(seconds, 3), "cached": p.cached})
     return _conclude(config, out, device, threads, records, display, notify)
@@ -245,7 +245,7 @@ def _conclude(config: RunConfig, out: Path, device: str, threads: int, records, 
     write_json(out / "result.json", result)
     report = None
     if any(r["name"] == "keyframes" for r in records):
-        from medrecon.report.write import write as write_report
+        from medrecon.report.document import write as write_report
 
         start = time.monotonic()
         with display.during("report", "report: one self-contained page"):
