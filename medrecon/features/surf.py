@@ -7,10 +7,12 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
+from scipy.spatial import cKDTree
 
 from medrecon.config import ComponentConfig
 from medrecon.errors import ConfigError
 from medrecon.features.prepare import choose, empty, outside_mask, prepare, too_plain, unit_rows, within
+from medrecon.features.surf_refine import refine
 from medrecon.images import cv2
 from medrecon.types import Features
 
@@ -95,13 +97,19 @@ class SurfExtractor:
         points = surf.interest_points(integral, c.octaves, c.scales, c.initial_step_px, c.threshold, is_integral=True)
         points = points.reshape(-1, 5)
         points = points[np.isfinite(points).all(1)]
+        points[:, :2] = refine(integral, points[:, :2], points[:, 2])
+        points = points[_distinct(points)]
         # mahotas says row, column; (0, 0) is the centre of the first pixel.
-        xy = points[:, 1::-1] + 0.5
-        best = choose(xy, points[:, 3], points[:, [2, 4]], mask, c.max_keypoints)
-        # mahotas measures angles against the row axis, hence the sign below.
-        # Points whose window leaves the image get no descriptor and are left out by mahotas.
-        rows = surf.descriptors(integral, np.ascontiguousarray(points[best]), is_integral=True).reshape(-1, 70)
-        rows = rows[np.isfinite(rows).all(1)]
+        best = choose(points[:, 1::-1] + 0.5, points[:, 3], points[:, [2, 4]], mask, len(points))
+        # Points whose window leaves the image get no descriptor and are left out by mahotas: then take more.
+        n = c.max_keypoints
+        while True:
+            rows = surf.descriptors(integral, np.ascontiguousarray(points[best[:n]]), is_integral=True).reshape(-1, 70)
+            if len(rows) >= c.max_keypoints or n >= len(best):
+                break
+            n += 2 * (c.max_keypoints - len(rows))
+        rows = rows[np.isfinite(rows).all(1)][: c.max_keypoints]
+        # mahotas measures angles against the row axis, hence the sign.
         return rows[:, 1::-1] + 0.5, rows[:, 3], 2 * rows[:, 2], -rows[:, 5], rows[:, 6:]
 
     def _opencv(self, grey: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -117,3 +125,16 @@ class SurfExtractor:
             return xy[:0], scores[:0], scores[:0], scores[:0], np.zeros((0, 64))
         _, descriptors = engine.compute(grey, [found[i] for i in best])
         return xy[best], scores[best], ties[best, 0], np.deg2rad(ties[best, 1]), descriptors
+
+
+def _distinct(points: np.ndarray) -> np.ndarray:
+    """bool [N]: False for the weaker of two finds of one blob, made by octaves whose scales overlap.
+
+    Args:
+        points: float64 [N, 5] row, column, scale, score, sign. Twins would fail each other in any ratio test.
+    """
+    keep = np.ones(len(points), bool)
+    for i, j in sorted(cKDTree(points[:, :2]).query_pairs(1.0)) if len(points) else ():
+        if 1 / 1.5 < points[i, 2] / points[j, 2] < 1.5:
+            keep[i if points[i, 3] < points[j, 3] else j] = False
+    return keep

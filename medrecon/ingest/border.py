@@ -125,11 +125,16 @@ def _largest_region(lit: np.ndarray) -> np.ndarray:
 
 
 def _rim(region: np.ndarray) -> np.ndarray:
-    """float [N, 2] centres of rim pixels that do not lie on the picture's own edge."""
+    """float [N, 2] centres of rim pixels that do not lie on the picture's own edge.
+
+    Only those on the convex hull: a disc is convex, what dents it (an instrument, a dark hollow) is not its rim.
+    """
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    points = np.concatenate(contours)[:, 0].astype(float)
+    points = np.concatenate(contours)[:, 0]
     h, w = region.shape
-    inner = (points > 2).all(1) & (points[:, 0] < w - 3) & (points[:, 1] < h - 3)
+    hull = cv2.fillConvexPoly(np.zeros((h + 2, w + 2), np.uint8), cv2.convexHull(points + 1), 1)
+    depth = cv2.distanceTransform(hull, cv2.DIST_L2, 5)[points[:, 1] + 1, points[:, 0] + 1]
+    inner = (depth < 2.5) & (points > 2).all(1) & (points[:, 0] < w - 3) & (points[:, 1] < h - 3)
     return points[inner] + 0.5
 
 

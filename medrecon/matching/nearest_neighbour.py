@@ -58,20 +58,21 @@ class NearestNeighbourMatcher:
         if c.mutual:
             keep = closeness >= column_best[nearest]
             rows = rows[keep]
+        distance = _distance(a.descriptors[rows], b.descriptors[nearest[rows]], a.metric)
+        if ratio < 1:
+            keep = distance < ratio * _to_distance(second[rows], a.metric)
+            rows, distance = rows[keep], distance[keep]
         # Several rows may still claim one column (no mutual check, or ties): the closest, then the first, gets it.
-        order = np.lexsort((rows, -closeness[rows], nearest[rows]))
+        order = np.lexsort((rows, distance, nearest[rows]))
         first = np.ones(len(order), bool)
         first[1:] = np.diff(nearest[rows][order]) != 0
-        rows = np.sort(rows[order[first]])
+        chosen = np.sort(order[first])
+        rows, distance = rows[chosen], distance[chosen]
         columns = nearest[rows]
-        distance = _distance(a.descriptors[rows], b.descriptors[columns], a.metric)
         keep = np.ones(len(rows), bool)
-        if ratio < 1:
-            keep &= distance < ratio * _to_distance(second[rows], a.metric)
-            if c.mutual and keep.any():
-                k = np.flatnonzero(keep)
-                other = _second_best(table(b.descriptors[columns[k]], a.descriptors), rows[k])
-                keep[k] = distance[k] < ratio * _to_distance(other, a.metric)
+        if ratio < 1 and c.mutual and len(rows):
+            other = _second_best(table(b.descriptors[columns], a.descriptors), rows)
+            keep = distance < ratio * _to_distance(other, a.metric)
         if c.max_distance is not None:
             keep &= distance <= c.max_distance
         rows, columns, distance = rows[keep], columns[keep], distance[keep]
