@@ -51,7 +51,7 @@ def calibrate_threshold(
     n, f = np.concatenate(near).ravel(), np.concatenate(far).ravel()
     depth, opaque = np.concatenate(depth).ravel(), np.concatenate(opaque).ravel()
     opaque &= depth > 0
-    if not opaque.any():
+    if not opaque.any() or not grid.values.any():
         raise StageError(
             "the trained field is transparent in every training view: there is no surface to extract",
             "train longer, or set the mesher's threshold yourself",
