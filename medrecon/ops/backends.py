@@ -33,7 +33,7 @@ class BackendInfo:
         name: "prebuilt", "jit" or "reference".
         reason: one sentence; for a fallback it says what was missing.
         cuda: the kernels also run on CUDA tensors (otherwise the reference does).
-        build_info: compiler, torch, threading and source hash of the build; empty for the reference.
+        build_info: compiler, torch, threading, source hash and file of the build; empty for the reference.
     """
 
     name: str
@@ -110,7 +110,7 @@ def _ready(name: str, module: ModuleType, reason: str) -> BackendInfo:
     global _module
     register()
     _module = module
-    info = dict(module.build_info())
+    info = {**module.build_info(), "file": module.__file__}
     return BackendInfo(name, reason, bool(info["cuda"]), info)
 
 

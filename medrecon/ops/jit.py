@@ -79,11 +79,11 @@ def _load(csrc: Path, cuda: bool, retry: bool) -> tuple[ModuleType, str]:
                         _refuse_known_failure(failure, tools)
                     module = _build(name, csrc, folder, cuda, hash_text, failure, tools)
                     _write_json(done, {"torch": torch.__version__, "tools": tools})
-                    return module, f"built now, kept in {folder}"
+                    return module, "built now, at first use"
         except OSError as error:
             raise BuildUnavailable(f"the build folder {folder} cannot be used ({error.strerror or error})") from error
     try:
-        return _import(name, library), f"built on this machine, kept in {folder}"
+        return _import(name, library), "built on this machine at an earlier first use"
     except (ImportError, OSError) as error:
         done.unlink(missing_ok=True)  # a broken file is built anew next time
         raise BuildUnavailable(f"the kept build {library} cannot be loaded: {error}") from error

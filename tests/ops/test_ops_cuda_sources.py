@@ -3,9 +3,11 @@
 
 import re
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from medrecon.ops import recipe
 
@@ -26,6 +28,34 @@ def test_cuda_source_compiles_for_each_architecture_without_spills(name, tmp_pat
     assert "sm_80" in text and "sm_90" in text
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", text)]
     assert spills and max(spills) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(recipe.nvcc() is None or recipe.compiler() is None, reason="no nvcc or no C++ compiler")
+@pytest.mark.parametrize("name", ["ops.cpp", "bind.cpp"])
+def test_the_cuda_branch_of_the_bindings_compiles_also_beside_a_cpu_torch(name, tmp_path):
+    headers = Path(torch.__file__).parent / "include"
+    toolkit = _toolkit_headers()
+    if not (headers / "c10/cuda/CUDAGuard.h").is_file() or toolkit is None:
+        pytest.skip("this torch or this toolkit ships no CUDA headers")
+    settings = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"  # generated only in CUDA builds of torch
+    settings.parent.mkdir(parents=True)
+    settings.write_text("#pragma once\n")
+    folders = [headers, headers / "torch/csrc/api/include", sysconfig.get_paths()["include"], toolkit, tmp_path]
+    command = [recipe.compiler(), "-fsyntax-only", "-std=c++20", "-fPIC", "-DTORCH_EXTENSION_NAME=_C"]
+    command += [f"-D{macro}={value}" for macro, value in recipe.macros(True, "0")]
+    command += [f"-isystem{folder}" for folder in folders] + ["-Wall", "-Werror", str(CSRC / name)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def _toolkit_headers() -> Path | None:
+    """Where this nvcc takes cuda_runtime_api.h from."""
+    result = subprocess.run([recipe.nvcc(), "--dryrun", "-c", "x.cu"], capture_output=True, text=True)
+    for folder in re.findall(r'"-I([^"]+)"', result.stderr):
+        if (Path(folder) / "cuda_runtime_api.h").is_file():
+            return Path(folder)
+    return None
 
 
 @pytest.mark.parametrize("path", sorted(CSRC.rglob("*.h")) + sorted(CSRC.rglob("*.cu")), ids=lambda p: p.name)
