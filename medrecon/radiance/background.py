@@ -49,17 +49,21 @@ def is_black_scene(
     """
     rims, hits, seen = [], 0, 0
     for background, mask, camera, pose in zip(backgrounds, masks, cameras, poses):
-        rim = np.zeros_like(background)
-        rim[:2], rim[-2:], rim[:, :2], rim[:, -2:] = True, True, True, True
-        if mask is not None:
-            rim &= mask
-        rims.append(background[rim].mean() if rim.any() else 0.0)
+        usable = np.ones_like(background) if mask is None else mask
+        rims.append(_rim(background).sum() / max(1, _rim(usable).sum()))
         # Points sit on silhouettes, so a pixel of tolerance: only the inside of the background counts.
         inside = cv2.erode(background.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         i, j, ok = pixel_indices(camera, pose, points)
         hits += int(inside[i, j].sum())
         seen += int(ok.sum())
     return bool(seen) and float(np.mean(np.array(rims) > 0.6)) >= 0.8 and hits <= 0.02 * seen
+
+
+def _rim(image: np.ndarray) -> np.ndarray:
+    """The outermost two pixels of a picture, in a row."""
+    inner = np.zeros(image.shape, bool)
+    inner[2:-2, 2:-2] = True
+    return image[~inner]
 
 
 def pixel_indices(camera: Camera, pose: Rigid3, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -80,6 +84,8 @@ def visual_hull(
 ) -> np.ndarray:
     """Cells that may hold matter: at least three cameras see them, fewer than ``votes`` wholly before blackness.
 
+    A picture whose whole rim is background shows the whole object: for it, what lies outside the picture is empty too.
+
     Args:
         centres: float [M, 3] cell centres.  cell: their edge.  poses: camera from the cells' frame.
     Returns:
@@ -95,6 +101,8 @@ def visual_hull(
         clearance = cv2.distanceTransform(backgrounds[k].astype(np.uint8), cv2.DIST_L2, 3)
         i, j, ok = pixel_indices(cameras[k], poses[k], centres[left])
         seen = left[ok]
+        if _rim(backgrounds[k]).all():
+            empty[left[~ok]] += 1
         z = (centres[seen] - poses[k].center) @ poses[k].rotation[2]
         need = max(cameras[k].focal_px) * radius / np.maximum(z, 1e-9) + 1.0
         watched[seen] += 1

@@ -164,7 +164,7 @@ class Scene:
                 data["background"],
                 _unpack(data["occupied"]),
             ).validate()
-        except (KeyError, TypeError, ValueError, zlib.error) as e:
+        except (IndexError, KeyError, TypeError, ValueError, zlib.error) as e:
             raise InputError(f"{path} is not a scene: {type(e).__name__}: {e}", "rerun with --force radiance") from e
 
 
@@ -177,6 +177,8 @@ def _unpack(data: dict | None) -> np.ndarray | None:
         raise ValueError(f"occupied grid of shape {shape}")
     inflate = zlib.decompressobj()
     raw = inflate.decompress(base64.b64decode(data["zlib_bits"]), n // 8 + 1)  # a bomb is cut off here
+    if len(raw) != (n + 7) // 8:
+        raise ValueError(f"occupied grid holds {len(raw)} bytes, {(n + 7) // 8} expected")
     return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).astype(bool).reshape(shape)
 
 

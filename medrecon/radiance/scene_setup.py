@@ -32,7 +32,7 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
             f"only {len(ids)} frames have a pose: a radiance field needs at least 3",
             "look at the funnel in the report, and give more overlapping frames",
         )
-    train_ids, heldout_ids = split_heldout(ids, training.holdout_every if len(ids) > training.holdout_every else 0)
+    train_ids, heldout_ids = split_heldout(ids, training.holdout_every if len(ids) >= training.holdout_every else 0)
     points = _reliable_points(sparse)
     cameras = {i: training_camera(sparse.cameras[i], training.max_size_px) for i in ids}
     poses = {i: sparse.cam_from_world[i] for i in ids}

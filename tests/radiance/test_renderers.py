@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendering against closed forms: an analytic ball as the field, appearance that touches colour only."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import medrecon
+from medrecon.errors import InputError
+from medrecon.radiance import Scene, TrainingConfig
+from medrecon.radiance.appearance import AppearanceCodes
+from medrecon.radiance.occupancy import OccupancyGrid
+
+sys.path.insert(0, str(Path(__file__).parent))
+from radiance_ball import CENTRE, RADIUS, ball, trace  # noqa: E402
+
+SMALL = {"width": 16, "coarse_samples": 64, "fine_samples": 128, "max_degree": 4}
+
+
+@pytest.fixture(scope="module")
+def scene_and_sparse(tmp_path_factory):
+    frames, sparse = ball(tmp_path_factory.mktemp("ball"), n=8, size=24)
+    return Scene.from_sparse(frames, sparse, TrainingConfig(max_size_px=24)), sparse
+
+
+def ready(scene, name="mipnerf", seed=0, **options):
+    renderer = medrecon.create("renderer", name, **{**SMALL, **options})
+    renderer.setup(scene, scene.train_ids, seed)
+    return renderer.eval()
+
+
+class BallField(torch.nn.Module):
+    """Stands in for the network: density and colour of the test's ball. Gets positions as "encoding"."""
+
+    def __init__(self, scene):
+        super().__init__()
+        self.centre = torch.tensor(scene.field_from_sfm.apply(CENTRE), dtype=torch.float32)
+        self.radius = RADIUS * scene.field_from_sfm.scale
+
+    def features(self, xyz):
+        return xyz
+
+    def density(self, xyz):
+        return 400.0 * ((xyz - self.centre).norm(dim=-1) < self.radius).float()
+
+    def colour(self, xyz, view, ray):
+        # The scene's frame is a scaled and shifted one, never turned: normals are those of the oracle.
+        return 0.5 + 0.35 * (xyz - self.centre) / self.radius
+
+
+def test_an_analytic_ball_is_rendered_as_in_closed_form(scene_and_sparse):
+    """Colour, z-depth and opacity of a ball against ray tracing."""
+    scene, sparse = scene_and_sparse
+    renderer = ready(scene, "nerf")
+    renderer.networks = torch.nn.ModuleList([BallField(scene)] * 2)
+    renderer.encode_points = lambda xyz: xyz
+    for frame_id in scene.train_ids[:3]:
+        with torch.no_grad():
+            out = renderer.render(scene.rays(frame_id))
+        rgb, depth = trace(sparse.cameras[frame_id], sparse.cam_from_world[frame_id], supersample=1)
+        hit = depth.ravel() > 0
+        assert np.abs(out.opacity.numpy() - hit).max() < 0.35 and np.abs(out.opacity.numpy() - hit).mean() < 0.01
+        solid = out.opacity.numpy() > 0.99
+        assert solid.sum() > 0.8 * hit.sum()
+        mine = out.depth.numpy() / scene.field_from_sfm.scale
+        assert np.abs(mine - depth.ravel())[solid & hit].max() < 0.05 * RADIUS
+        assert (
+            np.abs(out.depth_median.numpy() / scene.field_from_sfm.scale - depth.ravel())[solid & hit].max()
+            < 0.05 * RADIUS
+        )
+        assert np.abs(out.rgb.numpy() * 255 - rgb.reshape(-1, 3))[solid & hit].max() < 10
+        assert (out.rgb.numpy()[out.opacity.numpy() == 0] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["nerf", "mipnerf"])
+def test_appearance_leaves_density_and_depth_bitwise_alone(scene_and_sparse, name):
+    scene, _ = scene_and_sparse
+    renderer = ready(scene, name)
+    rays = scene.rays(scene.train_ids[0])
+    loud = torch.full((48,), 50.0)
+    with torch.no_grad():
+        quiet, changed = renderer.render(rays, torch.zeros(48)), renderer.render(rays, loud)
+        assert torch.equal(quiet.depth, changed.depth) and torch.equal(quiet.opacity, changed.opacity)
+        assert torch.equal(quiet.depth_std, changed.depth_std)
+        assert (quiet.rgb - changed.rgb).abs().max() > 0.01
+        xyz = torch.rand(100, 3) * 2 - 1
+        before = renderer.density(xyz)
+        renderer.appearance.codes.add_(7.0)
+        assert torch.equal(before, renderer.density(xyz))
+
+
+def test_no_gradient_from_density_to_codes_or_from_codes_to_density(scene_and_sparse):
+    scene, _ = scene_and_sparse
+    renderer = ready(scene)
+    out = renderer.render(scene.rays(scene.train_ids[0]))
+    assert out.depth.requires_grad
+    (depth_grad,) = torch.autograd.grad(
+        out.depth.sum() + out.opacity.sum(), renderer.appearance.codes, allow_unused=True
+    )
+    assert depth_grad is None or not depth_grad.abs().any()
+
+
+@pytest.mark.parametrize("name", ["nerf", "mipnerf"])
+def test_a_heldout_id_never_reads_a_training_row(scene_and_sparse, name):
+    """All training rows are poisoned with NaN: what is rendered for another id must stay clean."""
+    scene, _ = scene_and_sparse
+    renderer = ready(scene, name)
+    with torch.no_grad():
+        renderer.appearance.codes.fill_(float("nan"))
+        for unknown in (scene.heldout_ids[0], -1, 10**9):
+            rays = scene.rays(scene.heldout_ids[0])
+            rays.frame_ids.fill_(unknown)
+            assert torch.isfinite(renderer.render(rays).rgb).all()
+            assert torch.isfinite(renderer.render(rays, "zero").rgb).all()
+        # The poison works: a training id does read its row.
+        assert torch.isnan(renderer.render(scene.rays(scene.train_ids[0])).rgb).any()
+
+
+def test_each_training_id_reads_its_own_row_whatever_the_order():
+    codes = AppearanceCodes([30, 10, 20], 4, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for row, frame_id in enumerate(codes.frame_ids.tolist()):
+            codes.codes[row] = frame_id
+    ids = torch.tensor([20, 10, 10, 30, 5, 25, 99])
+    assert codes(ids)[:, 0].tolist() == [20, 10, 10, 30, 0, 0, 0]
+    assert codes(ids, "mean")[:, 0].tolist() == [20, 10, 10, 30, 20, 20, 20]
+    assert codes(ids, "nearest")[:, 0].tolist() == [20, 10, 10, 30, 10, 20, 30]
+    assert (codes(ids, torch.full((4,), 3.0)) == 3).all()
+    for wrong in ("median", torch.zeros(5)):
+        with pytest.raises(InputError):
+            codes(ids, wrong)
+
+
+def test_only_codes_of_pictures_in_the_batch_get_a_gradient(scene_and_sparse):
+    scene, _ = scene_and_sparse
+    renderer = ready(scene).train()
+    rays = scene.rays(scene.train_ids[2])
+    loss, figures = renderer.loss(
+        rays, torch.rand(len(rays), 3), torch.ones(len(rays)), 0, torch.Generator().manual_seed(0)
+    )
+    loss.backward()
+    moved = renderer.appearance.codes.grad.abs().sum(1) > 0
+    assert moved.tolist() == [i == scene.train_ids[2] for i in sorted(scene.train_ids)]
+    assert np.isfinite(figures["psnr_db"])
+
+
+def test_zero_weight_rays_do_not_count(scene_and_sparse):
+    scene, _ = scene_and_sparse
+    renderer = ready(scene).train()
+    rays = scene.rays(scene.train_ids[0])
+    rgb = torch.rand(len(rays), 3, generator=torch.Generator().manual_seed(1))
+    weight = (torch.arange(len(rays)) % 2).float()
+    other = rgb.clone()
+    other[weight == 0] = 0.123
+    loss = lambda c, w: float(renderer.loss(rays, c, w, 0, torch.Generator().manual_seed(0))[0].detach())  # noqa: E731
+    assert loss(rgb, weight) == loss(other, weight)
+    assert loss(rgb, weight) != loss(rgb, 1 - weight)
+
+
+def test_mipnerf_has_one_network_and_nerf_two(scene_and_sparse):
+    scene, _ = scene_and_sparse
+    assert len(ready(scene, "mipnerf").networks) == 1 and len(ready(scene, "nerf").networks) == 2
+
+
+def test_density_is_zero_where_the_pictures_show_emptiness(scene_and_sparse):
+    scene, _ = scene_and_sparse
+    renderer = ready(scene)
+    corners = torch.tensor([[-0.97, -0.97, -0.97], [0.97, 0.97, 0.97], [3.0, 0, 0]])
+    middle = torch.tensor(scene.field_from_sfm.apply(CENTRE), dtype=torch.float32)[None]
+    with torch.no_grad():
+        assert (renderer.density(corners) == 0).all() and renderer.density(middle) > 0
+
+
+def test_occupancy_follows_a_density(scene_and_sparse):
+    """After enough looks exactly the cells of the ball are left; cells known to be empty never come back."""
+    scene, _ = scene_and_sparse
+    grid = OccupancyGrid(scene, 32, 0.02)
+    field = BallField(scene)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        grid.refresh(field.density, 4, generator)
+    points = torch.rand(4000, 3, generator=generator) * 2 - 1
+    away = (points - field.centre).norm(dim=-1) - field.radius
+    cell = 2 / max(grid.shape)
+    found = grid.contains(points)
+    assert found[away < -2 * cell].all() and not found[away > 2 * cell].any()
+    for _ in range(40):
+        grid.refresh(lambda xyz: torch.full((len(xyz),), 1e3), 4, generator)
+    assert not (grid.occupied & ~grid.known).any()

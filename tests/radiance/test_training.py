@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer: it learns, honours masks, resumes bit for bit, and survives what is wrong with a checkpoint."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import medrecon
+from medrecon.errors import InputError, StageError
+from medrecon.images import read_rgb, write_png
+from medrecon.progress import Quiet
+from medrecon.radiance import Scene, TrainingConfig, load_field
+from medrecon.radiance.checkpoint import NAME
+from medrecon.radiance.field_files import sha256
+from medrecon.radiance.pictures import PixelPool
+from medrecon.radiance.train import learning_rate, train
+from medrecon.runfolder import RunFolder
+
+sys.path.insert(0, str(Path(__file__).parent))
+from radiance_ball import ball  # noqa: E402
+
+TINY = {"width": 16, "coarse_samples": 8, "fine_samples": 8, "probes": 24, "max_degree": 5, "occupancy_warmup": 5,
+        "occupancy_every": 4}  # fmt: skip
+
+
+def small_training(**more) -> TrainingConfig:
+    return TrainingConfig(**{"iterations": 24, "rays_per_batch": 128, "max_size_px": 24, "evaluate_every": 8, **more})
+
+
+def make(name="mipnerf", **options):
+    return medrecon.create("renderer", name, **{**TINY, **options})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    torch.set_num_threads(1)
+    return ball(tmp_path_factory.mktemp("ball"), n=8, size=24)
+
+
+class StopAfter(Quiet):
+    """Progress that stops the training after some steps, in the way that is asked for."""
+
+    def __init__(self, steps: int, how: str):
+        super().__init__()
+        self.left, self.how = steps, how
+
+    def advance(self, n: int = 1, **figures) -> None:
+        self.left -= n
+        if self.left == 0:
+            if self.how == "kill":
+                raise SystemExit("killed")  # no handler of the trainer may run for it
+            if self.how == "signal":
+                os.kill(os.getpid(), signal.SIGINT)
+            if self.how == "interrupt":
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["mipnerf", "nerf"])
+def test_it_learns_a_ball(tmp_path, data, name):
+    frames, sparse = data
+    training = small_training(iterations=150, rays_per_batch=256, learning_rate=1e-2, evaluate_every=50)
+    # Six views 50 degrees apart say little about view dependence: the ball has none.
+    renderer = make(name, width=32, coarse_samples=12, fine_samples=12, direction_degree=0)
+    train(frames, sparse, renderer, training, tmp_path, 0, "cpu", Quiet())
+    history = json.loads((tmp_path / "history.json").read_text())
+    held = [h["heldout_psnr_db"] for h in history if "heldout_psnr_db" in h]
+    assert len(held) == 3 and held[-1] > 20 and history[-1]["psnr_db"] > history[0]["psnr_db"] + 8
+    assert [h["step"] for h in history] == sorted(h["step"] for h in history) and history[-1]["step"] == 150
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "field.json",
+        "field.safetensors",
+        "history.json",
+        "scene.json",
+    ]
+
+
+def final_state(folder: Path) -> dict:
+    return load_file(folder / "field.safetensors")
+
+
+@pytest.mark.parametrize("how", ["interrupt", "signal", "kill"])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, data, how):
+    frames, sparse = data
+    training = small_training(checkpoint_seconds=1e-6 if how == "kill" else 1e6)
+    train(frames, sparse, make(), training, tmp_path / "whole", 5, "cpu", Quiet())
+    stopped = {"kill": SystemExit}.get(how, KeyboardInterrupt)
+    with pytest.raises(stopped):
+        train(frames, sparse, make(), training, tmp_path / "part", 5, "cpu", StopAfter(11, how))
+    assert not (tmp_path / "part" / "field.json").exists()
+    assert json.loads((tmp_path / "part" / NAME).read_text())["step"] in (10, 11)
+    said = Quiet()
+    train(frames, sparse, make(), training, tmp_path / "part", 5, "cpu", said)
+    assert any("going on" in s for s in said.said)
+    a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "part")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    figures = [
+        [
+            {k: v for k, v in h.items() if k != "seconds"}
+            for h in json.loads((tmp_path / d / "history.json").read_text())
+        ]
+        for d in ("whole", "part")
+    ]
+    assert figures[0] == figures[1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_seed_decides(tmp_path, data):
+    frames, sparse = data
+    states = []
+    for k, seed in enumerate((1, 1, 2)):
+        train(frames, sparse, make(), small_training(iterations=6), tmp_path / str(k), seed, "cpu", Quiet())
+        states.append(final_state(tmp_path / str(k)))
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+def _pickle(folder, path):
+    path.write_bytes(pickle.dumps({"evil": 1}))
+
+
+def _truncate(folder, path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _edit(change):
+    def apply(folder, path):
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+
+    return apply
+
+
+def _json(**change):
+    def apply(folder, path):
+        data = json.loads((folder / NAME).read_text())
+        (folder / NAME).write_text(json.dumps({**data, **change}))
+
+    return apply
+
+
+def _nan(tensors):
+    tensors["field.networks.0.density_head.weight"][0, 0] = float("nan")
+
+
+def _shape(tensors):
+    tensors["field.networks.0.density_head.weight"] = torch.zeros(3, 3)
+
+
+HOSTILE = {
+    "pickle": _pickle,
+    "truncated": _truncate,
+    "not finite": _edit(_nan),
+    "wrong shape": _edit(_shape),
+    "tensor missing": _edit(lambda t: t.pop("field.grid.occupied")),
+    "tensor too many": _edit(lambda t: t.update(more=torch.zeros(2))),
+    "gone": lambda folder, path: path.unlink(),
+    "schema": _json(schema=77),
+    "other seed": _json(seed=99),
+    "other options": _json(options={"width": 4}),
+    "path out of the folder": _json(tensors="../../../../etc/passwd"),
+    "step of nonsense": _json(step="many"),
+    "json cut off": lambda folder, path: (folder / NAME).write_text('{"schema": 1,'),
+}
+
+
+BEHIND_THE_CHECKSUM = ["pickle", "not finite", "wrong shape", "tensor missing", "tensor too many"]
+FEW = small_training(iterations=4, evaluate_every=0)
+
+
+@pytest.fixture(scope="module")
+def stopped_and_clean(tmp_path_factory, data):
+    """A folder with a checkpoint, and the field an undisturbed run ends with."""
+    stopped, clean = tmp_path_factory.mktemp("stopped"), tmp_path_factory.mktemp("clean")
+    with pytest.raises(KeyboardInterrupt):
+        train(*data, make(), FEW, stopped, 0, "cpu", StopAfter(2, "interrupt"))
+    train(*data, make(), FEW, clean, 0, "cpu", Quiet())
+    return stopped, final_state(clean)
+
+
+@pytest.mark.parametrize(("what", "vouched"), [(w, False) for w in HOSTILE] + [(w, True) for w in BEHIND_THE_CHECKSUM])
+def test_hostile_checkpoints_restart_with_a_message(tmp_path, data, stopped_and_clean, what, vouched):
+    """``vouched``: the checksum was made to fit, so that the checks behind it are reached."""
+    stopped, clean = stopped_and_clean
+    folder = Path(shutil.copytree(stopped, tmp_path / "run"))
+    tensors = next(folder.glob("checkpoint-*.safetensors"))
+    HOSTILE[what](folder, tensors)
+    if vouched:
+        _json(sha256=sha256(tensors))(folder, tensors)
+    said = Quiet()
+    train(*data, make(), FEW, folder, 0, "cpu", said)
+    assert any("anew" in s for s in said.said)
+    found = final_state(folder)
+    assert all(torch.equal(found[k], clean[k]) for k in clean)
+
+
+def test_masked_pixels_are_never_drawn(tmp_path):
+    """Masked pixels are painted in a colour found nowhere else: it must never turn up in a batch."""
+    mask = np.ones((24, 24), bool)
+    mask[6:14, 8:20] = False
+    ids = [10 + 3 * k for k in range(6)]
+    frames, sparse = ball(tmp_path, n=6, size=24, masks={i: mask for i in ids})
+    for f in frames.frames:
+        image = read_rgb(f.image_path)
+        image[~mask] = (255, 0, 255)
+        write_png(f.image_path, image)
+    for size in (24, 12):
+        scene = Scene.from_sparse(frames, sparse, TrainingConfig(max_size_px=size))
+        pool = PixelPool.build(scene, frames, scene.train_ids)
+        generator = torch.Generator().manual_seed(0)
+        _, rgb = pool.rays(pool.draw(20000, 0.25, generator), scene)
+        magenta = (rgb[:, 0] > 0.95) & (rgb[:, 1] < 0.05) & (rgb[:, 2] > 0.95)
+        assert not magenta.any() and rgb.max() > 0.5
+
+
+def test_pool_rays_are_the_scenes_rays(data):
+    """Drawn pixels against ``Scene.rays`` of the same frame, and colours against the picture."""
+    frames, sparse = data
+    scene = Scene.from_sparse(frames, sparse, TrainingConfig(max_size_px=24))
+    pool = PixelPool.build(scene, frames, scene.train_ids)
+    for position, frame_id in enumerate(scene.train_ids):
+        rays, rgb = pool.rays(torch.arange(24 * 24) + position * 24 * 24, scene)
+        whole = scene.rays(frame_id)
+        assert torch.allclose(rays.directions, whole.directions, atol=1e-6) and (rays.frame_ids == frame_id).all()
+        assert torch.allclose(rays.radii, whole.radii) and torch.allclose(rays.near, whole.near, atol=1e-5)
+        picture = frames.by_id()[frame_id].load_image().reshape(-1, 3)
+        assert ((rgb * 255).round().byte().numpy() == picture).all()
+
+
+def test_masks_that_hide_everything(tmp_path):
+    ids = [10 + 3 * k for k in range(4)]
+    frames, sparse = ball(tmp_path, n=4, size=24, masks={i: np.zeros((24, 24), bool) for i in ids})
+    with pytest.raises(StageError, match="masks hide everything"):
+        train(frames, sparse, make(), small_training(), tmp_path / "out", 0, "cpu", Quiet())
+
+
+def test_divergence_is_said(tmp_path, data):
+    frames, sparse = data
+    renderer = make()
+    real = renderer.loss
+    renderer.loss = lambda *a: (real(*a)[0] * float("nan"), {"psnr_db": 0.0})
+    with pytest.raises(StageError, match="diverged"):
+        train(frames, sparse, renderer, small_training(), tmp_path, 0, "cpu", Quiet())
+    assert not (tmp_path / "field.safetensors").exists()
+
+
+def test_learning_rate_is_a_function_of_the_step():
+    training = small_training(iterations=100, learning_rate=1e-2, learning_rate_final=1e-4, warmup_steps=10)
+    rates = [learning_rate(training, s) for s in range(100)]
+    assert rates[0] < 0.3e-2 and max(rates) <= 1e-2 and rates[-1] == pytest.approx(1e-4)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_a_trained_field_is_loaded_again(tmp_path, data):
+    frames, sparse = data
+    folder = tmp_path / "stages" / "radiance"
+    renderer = make("nerf")
+    train(frames, sparse, renderer, small_training(iterations=5), folder, 3, "cpu", Quiet())
+    loaded, scene = load_field(RunFolder(tmp_path))
+    rays = scene.rays(scene.heldout_ids[0])
+    with torch.no_grad():
+        assert torch.equal(renderer.eval().render(rays).rgb, loaded.render(rays).rgb)
+    assert loaded.name == "nerf" and not loaded.training
+
+    (folder / "field.safetensors").write_bytes(pickle.dumps([1, 2, 3]))
+    with pytest.raises(InputError, match="safetensors"):
+        load_field(RunFolder(tmp_path))
+    (folder / "field.json").write_text("{}")
+    with pytest.raises(InputError, match="field.json"):
+        load_field(RunFolder(tmp_path))
