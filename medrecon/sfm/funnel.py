@@ -40,10 +40,11 @@ def matching_funnel(frames: FrameSet, features: Mapping[int, Features], graph: M
          "give more pictures from different places: three is the least, thirty to a hundred are usual")  # fmt: skip
     counts = np.array([len(features[f.frame_id]) if f.frame_id in features else 0 for f in frames.frames])
     poor = int((counts < MIN_KEYPOINTS).sum())
-    step("keypoints per frame", np.median(counts) if n else 0, "keypoints, median", n and np.median(counts) >= MIN_KEYPOINTS,
-         f"{poor} of {n} frames have fewer than {MIN_KEYPOINTS} keypoints: the pictures show too little texture, or the "
-         "mask hides it. Check exposure and masks, lower the extractor's contrast threshold, raise its maximum number "
-         "of keypoints, use larger pictures, or another extractor")  # fmt: skip
+    typical = float(np.median(counts)) if n else 0.0
+    step("keypoints per frame", typical, "keypoints, median", typical >= MIN_KEYPOINTS,
+         f"{poor} of {n} frames have fewer than {MIN_KEYPOINTS} keypoints: the pictures show too little texture, or "
+         "the mask hides it. Check exposure and masks, lower the extractor's contrast threshold, raise its maximum "
+         "number of keypoints, use larger pictures, or another extractor")  # fmt: skip
     putative = _best_per_frame(frames, graph, lambda p: len(p.putative))
     median = float(np.median(putative)) if n else 0.0
     step("putative matches", median, "best pair of each frame, median", median >= MIN_PUTATIVE,
@@ -53,17 +54,17 @@ def matching_funnel(frames: FrameSet, features: Mapping[int, Features], graph: M
     median = float(np.median(inliers)) if n else 0.0
     step("verified matches", median, "best pair of each frame, median", median >= MIN_INLIERS,
          "matches do not agree with one rigid motion: the scene may deform or an instrument may fill it (mask it), "
-         "the matches may be wrong (tighten the ratio), or the verification threshold too tight for the image size")  # fmt: skip
+         "the matches may be wrong (tighten the ratio), or the verification threshold too tight")  # fmt: skip
     verified = len(usable_pairs(graph, _VERIFIED_AT_LEAST))
     step("verified pairs", verified, f"of {len(graph.pairs)} pairs", verified >= max(1, n - 1),
-         "too few pairs to tie the frames together: pair more frames (exhaustive, or sequential with loop closing)")  # fmt: skip
+         "too few pairs to tie the frames together: pair more frames (exhaustive, or with loop closing)")  # fmt: skip
     groups = components([f.frame_id for f in frames.frames], usable_pairs(graph, _VERIFIED_AT_LEAST))
     largest = len(groups[0]) if groups else 0
     sizes = ", ".join(str(len(g)) for g in groups[:5])
     step("frames that hang together", largest, "frames, largest component", n and largest >= MIN_FRACTION * n,
-         f"the view graph falls into {len(groups)} parts ({sizes}{', ...' if len(groups) > 5 else ''} frames): there is a "
-         "cut or a jump between them. Fill the gap with more frames, pair across it (exhaustive or loop closing), or "
-         "reconstruct the parts one by one")  # fmt: skip
+         f"the view graph falls into {len(groups)} parts ({sizes}{', ...' if len(groups) > 5 else ''} frames): there "
+         "is a cut or a jump between them. Fill the gap with more frames, pair across it (exhaustive or loop closing), "
+         "or reconstruct the parts one by one")  # fmt: skip
     return steps
 
 
@@ -92,7 +93,7 @@ def model_funnel(frames: FrameSet, model: SparseModel) -> list[FunnelStep]:
     focal = float(np.median([sum(c.focal_px) / 2 for c in cameras])) if cameras else 0.0
     bad = next((w for c in cameras if (w := implausible_focal(c))), "")
     step("focal length", focal, "px, median", not bad,
-         f"{bad}: the motion may leave it open. Calibrate the camera and give sfm.focal_px or sfm.intrinsics")  # fmt: skip
+         f"{bad}: the motion may leave it open. Calibrate the camera and give sfm.focal_px")  # fmt: skip
     return steps
 
 

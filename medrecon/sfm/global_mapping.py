@@ -12,7 +12,7 @@ from medrecon.errors import StageError
 from medrecon.progress import Progress
 from medrecon.sfm.cameras import camera_groups
 from medrecon.sfm.options import MapperConfig
-from medrecon.sfm.selection import finish, largest, require_material
+from medrecon.sfm.selection import finish, keypoints_only, largest, require_material
 from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
 
 
@@ -42,6 +42,7 @@ class GlobalMapper:
 
         c = self.config
         require_material(frames, graph, c.min_num_matches)
+        features = keypoints_only(frames, features)
         groups, focal_source = camera_groups(frames, features, graph, c)
         progress.say(f"focal length: {focal_source}")
         attempts = [f"focal length: {focal_source}"]

@@ -14,7 +14,7 @@ from medrecon.progress import Progress
 from medrecon.sfm.cameras import camera_groups
 from medrecon.sfm.graph import components, usable_pairs
 from medrecon.sfm.options import MapperConfig
-from medrecon.sfm.selection import finish, largest, rank, require_material
+from medrecon.sfm.selection import finish, keypoints_only, largest, rank, require_material
 from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
 
 
@@ -43,7 +43,10 @@ _RETRIES = (
 
 
 class IncrementalMapperConfig(MapperConfig):
-    """COLMAP's thresholds first; each retry relaxes them."""
+    """COLMAP's thresholds first; each retry relaxes them.
+
+    Within one attempt COLMAP itself halves the angle and the inliers of the first pair up to twice when it finds none.
+    """
 
     init_min_tri_angle_deg: float = Field(16.0, ge=0.1, description="least triangulation angle of the first pair")
     init_max_forward_motion: float = Field(
@@ -90,6 +93,7 @@ class IncrementalMapper:
 
         c = self.config
         require_material(frames, graph, c.min_num_matches)
+        features = keypoints_only(frames, features)
         groups, focal_source = camera_groups(frames, features, graph, c)
         progress.say(f"focal length: {focal_source}")
         database = work_dir / "database.db"

@@ -106,7 +106,8 @@ def _write_group(pycolmap, database, group: CameraGroup, features, image_of: dic
     """One camera, its trivial rig, and its images with their keypoints."""
     c = group.camera
     camera = pycolmap.Camera(model=c.model, width=c.width_px, height=c.height_px, params=list(c.params))
-    camera.has_prior_focal_length = group.known
+    # COLMAP makes no start from fisheye cameras without a prior: let it take the guess for one.
+    camera.has_prior_focal_length = group.known or c.model == "OPENCV_FISHEYE"
     camera_id = database.write_camera(camera)
     sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id)
     rig = pycolmap.Rig()
@@ -173,6 +174,11 @@ def map_incremental(
     o.random_seed = seed
     o.ba_refine_principal_point = False
     o.constant_cameras = _fixed_ids(groups)
+    # Four coefficients of a fisheye run away on the first few frames: they are found at the end, from all frames.
+    fisheye = any(g.camera.model == "OPENCV_FISHEYE" and not g.fixed for g in groups)
+    o.ba_refine_extra_params = o.mapper.abs_pose_refine_extra_params = not fisheye
+    # With two frames every track has two views; with more, such tracks are mostly wrong matches.
+    o.triangulation.ignore_two_view_tracks = len(image_of) > 2
     m = o.mapper
     m.init_min_tri_angle = min_tri_angle_deg
     m.init_max_forward_motion = max_forward_motion
@@ -204,7 +210,27 @@ def map_incremental(
         pipeline.add_callback(int(events.INITIAL_IMAGE_PAIR_REG_CALLBACK), initial)
         pipeline.add_callback(int(events.NEXT_IMAGE_REG_CALLBACK), following)
         _run(pipeline)
-        return [_to_sparse(manager.get(i), image_of) for i in range(manager.size())]
+        models = [manager.get(i) for i in range(manager.size())]
+        if fisheye:
+            for model in models:
+                _adjust(pycolmap, model, o.constant_cameras, threads)
+        return [_to_sparse(model, image_of) for model in models]
+
+
+def _adjust(pycolmap, model, constant_cameras: set[int], threads: int) -> None:
+    """Bundle adjustment of everything, distortion included, of the frames in the model."""
+    o = pycolmap.BundleAdjustmentOptions()
+    o.print_summary = False
+    o.ceres.use_gpu = False
+    o.ceres.solver_options.num_threads = threads
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in sorted(model.reg_image_ids()):
+        config.add_image(image_id)
+    for camera_id in sorted(constant_cameras):
+        if model.exists_camera(camera_id):
+            config.set_constant_cam_intrinsics(camera_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(o, config, model).solve()
 
 
 def map_global(
@@ -244,6 +270,12 @@ def map_global(
         pycolmap.set_random_seed(seed)
         pycolmap.calibrate_view_graph(str(database_path), calibration)
     with _quiet(pycolmap), pycolmap.Database.open(str(database_path)) as database:
+        # The calibration sets fx = fy even where both are known.
+        for camera_id, group in enumerate(groups, 1):
+            if group.known:
+                camera = database.read_camera(camera_id)
+                camera.params = list(group.camera.params)
+                database.update_camera(camera)
         manager = pycolmap.ReconstructionManager()
         pycolmap.set_random_seed(seed)
         pipeline = pycolmap.GlobalPipeline(o, database, manager)

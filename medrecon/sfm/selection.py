@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from medrecon.errors import StageError
+from medrecon.errors import InputError, StageError
 from medrecon.sfm.colors import point_colors
 from medrecon.sfm.graph import unregistered_reasons, usable_pairs
 from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
@@ -24,6 +24,21 @@ def require_material(frames: FrameSet, graph: MatchGraph, min_num_matches: int) 
             f"not one pair of frames has {min_num_matches} verified matches",
             "use more keypoints, a looser ratio test, pictures with more overlap, or lower sfm.min_num_matches",
         )
+
+
+def keypoints_only(frames: FrameSet, features: Mapping[int, Features]) -> dict[int, Features]:
+    """Every frame's features read once, without descriptors: mapping never looks at those, and they are large.
+
+    Raises:
+        InputError: a frame without features.
+    """
+    light = {}
+    for frame in frames.frames:
+        if frame.frame_id not in features:
+            raise InputError(f"frame {frame.name} has no features", "run again with --from features")
+        f = features[frame.frame_id]
+        light[frame.frame_id] = replace(f, descriptors=f.descriptors[:, :0].copy())
+    return light
 
 
 def rank(model: SparseModel) -> tuple[int, int]:

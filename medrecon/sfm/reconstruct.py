@@ -15,6 +15,7 @@ from medrecon.plugins.contracts import Mapper
 from medrecon.progress import Progress
 from medrecon.sfm.funnel import first_broken, funnel_text, matching_funnel, model_funnel
 from medrecon.sfm.scale import ScaleConfig, find_scale
+from medrecon.sfm.selection import keypoints_only
 from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
 
 
@@ -35,7 +36,8 @@ def reconstruct(
         PluginError: the mapper's result breaks its contract.
         InputError: the scale names frames or poses that are not there.
     """
-    before = matching_funnel(frames, features, graph)
+    light = keypoints_only(frames, features)
+    before = matching_funnel(frames, light, graph)
     work_dir = out_dir / ".work"
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
@@ -47,7 +49,7 @@ def reconstruct(
         raise StageError(f"{e.cause}\nThe way there:\n{funnel_text(before)}", advice) from e
     finally:
         shutil.rmtree(work_dir, ignore_errors=True)
-    model = _checked(model, frames, features, type(mapper).__name__)
+    model = _checked(model, frames, light, type(mapper).__name__)
     model = replace(model, funnel=tuple(before + model_funnel(frames, model)))
     for step in model.funnel:
         if not step.ok:
