@@ -28,8 +28,8 @@ class TransferFunction:
 
     points: np.ndarray
     units: str = "value"
-    ambient: float = 0.3
-    diffuse: float = 0.9
+    ambient: float = 0.25
+    diffuse: float = 0.7
     specular: float = 0.0
     specular_power: float = 20.0
     surface_value: float | None = None
@@ -125,8 +125,8 @@ PRESETS: dict[str, TransferFunction] = {
             (100, 0.95, 0.66, 0.58, 1.0),
             (3000, 1.0, 0.9, 0.8, 1.0),
         ),
-        ambient=0.15,
-        diffuse=0.85,
+        ambient=0.35,
+        diffuse=0.9,
         specular=0.15,
     ),
     "brain-surface": TransferFunction(
@@ -154,8 +154,8 @@ class TransferFunctionConfig(ComponentConfig):
     units: Literal["value", "fraction"] = Field(
         "value", description="value: voxel values (HU for CT); fraction: 1 = the 99.5th percentile of positive voxels"
     )
-    ambient: float = Field(0.3, ge=0, le=1, description="light from everywhere")
-    diffuse: float = Field(0.9, ge=0, le=1, description="light scattered by surfaces")
+    ambient: float = Field(0.25, ge=0, le=1, description="light from everywhere")
+    diffuse: float = Field(0.7, ge=0, le=1, description="light scattered by surfaces")
     specular: float = Field(0.0, ge=0, le=1, description="strength of highlights")
     specular_power: float = Field(20.0, ge=1, le=200, description="how small highlights are")
     surface_value: float | None = Field(None, description="isovalue of the true surface; null: from the opacity")

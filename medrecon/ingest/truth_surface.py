@@ -16,19 +16,13 @@ from medrecon.types import Mesh, Volume
 
 
 def isosurface(volume: Volume, transfer: TransferFunction, max_faces: int = 400_000) -> Mesh:
-    """Marching cubes at the transfer function's surface value, thinned to about ``max_faces``, in RAS mm.
-
-    Where the object is cut by the volume's border the cut is closed, for that is what the pictures show.
-    """
+    """Marching cubes at the transfer function's surface value, thinned to about ``max_faces``, in RAS mm."""
     from vtkmodules.util import numpy_support
     from vtkmodules.vtkFiltersCore import vtkFlyingEdges3D
 
     volume = canonical(volume)
     level = transfer.level()
-    clear = float(volume.data.min())
-    padded = transfer.alpha(np.array([clear]))[0] < 1e-3
-    grown = np.pad(volume.data, 1, constant_values=volume.data.min()) if padded else volume.data
-    image = image_data(Volume(np.asfortranarray(grown), volume.ras_from_ijk_mm))
+    image = image_data(volume)
     contour = vtkFlyingEdges3D()
     contour.SetInputData(image)
     contour.SetValue(0, level)
@@ -44,9 +38,6 @@ def isosurface(volume: Volume, transfer: TransferFunction, max_faces: int = 400_
         mesh = _thinned(mesh, min(volume.spacing_mm) * np.sqrt(n / max_faces))
     points = numpy_support.vtk_to_numpy(mesh.GetPoints().GetData()).astype(np.float64)
     faces = numpy_support.vtk_to_numpy(mesh.GetPolys().GetConnectivityArray()).reshape(-1, 3).astype(np.int32)
-    spacing = np.array(volume.spacing_mm)
-    if padded:
-        points = np.clip(points - spacing, 0, (np.array(volume.data.shape) - 1) * spacing)
     place = world_from_image(volume)
     return Mesh(points @ place[:3, :3].T + place[:3, 3], faces, unit="mm").validate()
 

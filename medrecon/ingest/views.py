@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import ConfigError, InputError
 from medrecon.ingest.transfer_functions import PresetName, TransferFunction, TransferFunctionConfig, transfer_function
-from medrecon.ingest.volume import load_volume
+from medrecon.ingest.volume import load_volume, with_border
 from medrecon.progress import Progress
 from medrecon.types import Camera, Frame, FrameSet, Rigid3, Truth, Volume
 from medrecon.types.storage import read_npz, write_npz
@@ -136,6 +136,8 @@ class ViewsSource:
         config, out_dir = self.config, Path(out_dir)
         volume = self._volume()
         transfer = transfer_function(config.transfer).on(volume)
+        if transfer.alpha(volume.data.min()) < 1e-3:
+            volume = with_border(volume, volume.data.min())
         camera = self._camera()
         poses = self._poses(volume, transfer, camera)
         if config.crop == "none" and isinstance(config.camera_path, OrbitConfig):

@@ -94,7 +94,10 @@ def check_size(path: Path, shape: tuple[int, ...], bytes_per_voxel: int) -> None
         InputError: no voxels, more than ``MAX_VOXELS``, or more bytes than are free.
     """
     if not shape or min(shape) < 1:
-        raise InputError(f"{path}: the header gives the size {'x'.join(map(str, shape))}, which holds no voxels")
+        raise InputError(
+            f"{path}: the header gives the size {'x'.join(map(str, shape))}, which holds no voxels",
+            "the file is damaged; copy or convert it again",
+        )
     voxels = int(np.prod([int(n) for n in shape], dtype=object))
     size = "x".join(map(str, shape))
     if voxels > MAX_VOXELS:
@@ -147,6 +150,13 @@ def canonical(volume: Volume) -> Volume:
         data=np.asfortranarray(data),  # i runs fastest: what VTK and NIfTI both want
         ras_from_ijk_mm=affine @ orientations.inv_ornt_aff(turn, volume.data.shape),
     )
+
+
+def with_border(volume: Volume, value: float) -> Volume:
+    """The volume with one more voxel of ``value`` on every side: what its border cuts gets a closed surface."""
+    affine = volume.ras_from_ijk_mm.copy()
+    affine[:3, 3] -= affine[:3, :3].sum(1)
+    return replace(volume, data=np.pad(volume.data, 1, constant_values=value), ras_from_ijk_mm=affine)
 
 
 def describe(volume: Volume) -> list[tuple[str, str]]:

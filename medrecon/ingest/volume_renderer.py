@@ -78,6 +78,7 @@ class VolumeRenderer:
         self._renderer.AutomaticLightCreationOff()
         self._renderer.TwoSidedLightingOff()  # a normal flipped towards the viewer would make colour view-dependent
         self._window.AddRenderer(self._renderer)
+        self._add_light(np.array((0.0, 0.0, 1.0)), 1.0, ambient=True)
         if light == "fixed":
             for direction, strength in FIXED_LIGHTS:
                 self._add_light(np.array(direction), strength)
@@ -87,6 +88,7 @@ class VolumeRenderer:
         self._aim(cam_from_world_mm)
         if self.light == "headlight":
             self._renderer.RemoveAllLights()
+            self._add_light(np.array((0.0, 0.0, 1.0)), 1.0, ambient=True)
             self._add_light(-cam_from_world_mm.rotation[2], 1.0)
         width, height = self._window.GetSize()
         out = np.zeros((height, width, 4), np.float32)
@@ -113,7 +115,8 @@ class VolumeRenderer:
         far = max(float(z.max()) * 1.01, 1.0)
         camera.SetClippingRange(max(float(z.min()) * 0.99, far * 1e-4, 0.1), far)
 
-    def _add_light(self, direction_to_light: np.ndarray, strength: float) -> None:
+    def _add_light(self, direction_to_light: np.ndarray, strength: float, ambient: bool = False) -> None:
+        """One distant light; ``ambient``: it shines from everywhere (a light of VTK has no ambient part by itself)."""
         from vtkmodules.vtkRenderingCore import vtkLight
 
         light = vtkLight()
@@ -122,6 +125,10 @@ class VolumeRenderer:
         light.SetFocalPoint(0.0, 0.0, 0.0)
         light.SetPosition(*(np.asarray(direction_to_light, np.float64) / np.linalg.norm(direction_to_light)))
         light.SetIntensity(strength)
+        if ambient:
+            light.SetAmbientColor(1.0, 1.0, 1.0)
+            light.SetDiffuseColor(0.0, 0.0, 0.0)
+            light.SetSpecularColor(0.0, 0.0, 0.0)
         self._renderer.AddLight(light)
 
 

@@ -8,6 +8,7 @@ from medrecon.ingest.transfer_functions import TransferFunction
 from medrecon.ingest.truth_surface import isosurface
 from medrecon.ingest.view_depth import DepthTracer
 from medrecon.ingest.view_paths import fly_through, look_at, orbit
+from medrecon.ingest.volume import with_border
 from medrecon.ingest.volume_renderer import VolumeRenderer
 from medrecon.types import Camera, Volume
 
@@ -206,11 +207,12 @@ def test_true_surface_is_in_patient_mm_and_faces_out(name):
 
 
 def test_true_surface_is_closed_at_the_border():
-    """What the volume's border cuts is seen as a flat cut exactly at the outermost voxels."""
+    """What the volume's border cuts is closed within one voxel beyond it."""
     data = np.full((20, 20, 12), 1000.0, np.float32)
     data[:5] = data[-5:] = 0
-    mesh = isosurface(Volume(data, np.diag([1, 1, 2.5, 1.0])), FLAT)
-    assert mesh.vertices[:, 2].min() == pytest.approx(0) and mesh.vertices[:, 2].max() == pytest.approx(11 * 2.5)
+    mesh = isosurface(with_border(Volume(data, np.diag([1, 1, 2.5, 1.0])), 0.0), FLAT)
+    cut = 2.5 * (1 - FLAT.level() / 1000)
+    assert mesh.vertices[:, 2].min() == pytest.approx(-cut) and mesh.vertices[:, 2].max() == pytest.approx(27.5 + cut)
     edges = np.sort(np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]]), 1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
