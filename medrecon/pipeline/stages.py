@@ -125,7 +125,7 @@ def _render(w: Work) -> None:
 
 
 def _surface(w: Work) -> None:
-    from medrecon.surface.extraction import extract
+    from medrecon.surface.extract import extract
 
     extract(w.run, w.component("surface"), w.out, w.device, w.progress)
 

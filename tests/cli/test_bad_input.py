@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ INPUTS = [
     ("mixed_series", DICOM, INPUT, "series"),
     ("tilted_gantry", VIEWS, INPUT, "tilt"),
     ("uneven_gaps", VIEWS, INPUT, "(gap|spacing|distance|missing)"),
-    ("duplicate_slices", VIEWS, INPUT, "(same position|duplicate|twice)"),
+    ("duplicate_slices", VIEWS, INPUT, "same place"),
     ("no_pixel_data", VIEWS, INPUT, "pixel data"),
     ("no_pixel_data", DICOM, INPUT, "pixel data"),
     ("mixed_sizes", VIEWS, INPUT, "(size|series)"),
@@ -122,45 +123,49 @@ def test_bad_configuration(text, words, tmp_path, capfd, monkeypatch):
     assert not Path("out").exists() and not Path("owned").exists()
 
 
+@contextmanager
 def as_nobody():
     """Permissions mean nothing to root: be somebody else for a while."""
-    if os.geteuid() == 0:
+    root = os.geteuid() == 0
+    if root:
         os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture
-def unprivileged(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.is_relative_to(Path(tmp_path.anchor) / "tmp") and os.geteuid() == 0:
+def open_tmp_path(tmp_path):
+    """A temporary folder that everybody may enter (pytest's own are closed to others)."""
+    if os.geteuid() == 0:
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
             folder.chmod(0o755)
-    yield tmp_path
-    if os.getuid() == 0:
-        os.seteuid(0)
+    return tmp_path
 
 
-def test_unreadable_folder(unprivileged, capfd):
-    path = bad_inputs.pictures(unprivileged / "locked", [bad_inputs.textured(0)] * 3)
+def test_unreadable_folder(open_tmp_path, capfd):
+    path = bad_inputs.pictures(open_tmp_path / "locked", [bad_inputs.textured(0)] * 3)
+    out = open_tmp_path / "out"
+    out.mkdir()
+    out.chmod(0o777)
     path.chmod(0o000)
     try:
-        out = unprivileged / "out"
-        out.mkdir()
-        out.chmod(0o777)
-        as_nobody()
-        assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
-        says_one_thing(capfd.readouterr().err, "(read|permission|Permission)")
+        with as_nobody():
+            assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
     finally:
-        if os.getuid() == 0:
-            os.seteuid(0)
         path.chmod(0o755)
+    says_one_thing(capfd.readouterr().err, "([Rr]ead|[Pp]ermission)")
 
 
-def test_read_only_output(unprivileged, capfd):
-    path = bad_inputs.pictures(unprivileged / "in", [bad_inputs.textured(i) for i in range(3)])
-    out = unprivileged / "out"
+def test_read_only_output(open_tmp_path, capfd):
+    path = bad_inputs.pictures(open_tmp_path / "in", [bad_inputs.textured(i) for i in range(3)])
+    out = open_tmp_path / "out"
     out.mkdir()
     out.chmod(0o555)
-    as_nobody()
-    assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
+    with as_nobody():
+        assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
     says_one_thing(capfd.readouterr().err, "cannot be written")
     assert list(out.iterdir()) == []
 
