@@ -104,7 +104,7 @@ def cards(parts: Parts) -> list[Card]:
             out.append(Card(words.label(name), shown, words.unit(metric.unit), detail))
     seconds = total_seconds(parts.manifest.value)
     if seconds is not None:
-        out.append(Card("Computing time", words.duration(seconds), "", "stages up to this report"))
+        out.append(Card("Computing time", words.duration(seconds), "", "all stages together"))
     return out
 
 
@@ -211,7 +211,7 @@ def _pair_picture(title: str, pair: TwoView, by_id: dict[int, Frame], features) 
         return None
     caption = (
         f"{title}, {a.name} and {b.name}: {words.number(pair.n_inliers)} of {words.number(len(pair.putative))} "
-        f"matches agree with one {pair.kind} geometry"
+        f"matches verified ({pair.kind})"
     )
     return pictures.embed(pictures.draw_matches(*images, *found, pair), caption, caption)
 
@@ -356,7 +356,7 @@ def provenance(manifest: dict) -> Provenance:
     get = lambda key, kind: manifest.get(key) if isinstance(manifest.get(key), kind) else kind()  # noqa: E731
     facts = [
         ("medrecon", str(manifest.get("medrecon_version", "not recorded"))),
-        ("Written", str(manifest.get("created", "not recorded"))),
+        ("Written", words.moment(str(manifest.get("created", "not recorded")))),
         ("Seed", str(manifest.get("seed", "not recorded"))),
         ("Device", str(manifest.get("device", "not recorded"))),
     ]

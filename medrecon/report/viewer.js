@@ -181,7 +181,8 @@
     const wish = 110 * perPixel, power = 10 ** Math.floor(Math.log10(wish));
     const length = [5, 2, 1].find((f) => f * power <= wish) * power;
     bar.style.width = `${length / perPixel}px`;
-    bar.textContent = `${+length.toPrecision(3)} ${data.unit}`;
+    const shownLength = +length.toPrecision(3);
+    bar.textContent = `${shownLength} ${data.unit === "units" && shownLength === 1 ? "unit" : data.unit}`;
   }
 
   // --- moving ---------------------------------------------------------------------------------------------

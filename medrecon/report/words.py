@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime, timezone
 
 _LABELS = {
     "ate_mm": "Camera position error",
@@ -95,6 +96,15 @@ def duration(seconds: float | None) -> str:
     if total < 3600:
         return f"{total // 60} min {total % 60:02d} s"
     return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def moment(text: str) -> str:
+    """ "2026-01-02T03:04:05+00:00" -> "2026-01-02 03:04 UTC"; other words stay as they are."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return text if when.tzinfo is None else when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 _PATH_KEY = re.compile(r"(path|file|folder|dir|input|output|out|url|root)s?\Z", re.I)

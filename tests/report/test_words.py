@@ -74,3 +74,8 @@ def test_configuration_is_printed_without_names_of_files():
     assert shown["views"]["camera_path"] == {"kind": "orbit", "loops": 2.0}
     assert shown["list"] == [{"file": "(withheld)"}, "(withheld)"]
     assert shown["sfm"] == config["sfm"]
+
+
+def test_moments_are_read_in_utc():
+    assert words.moment("2026-01-02T03:04:05+02:00") == "2026-01-02 01:04 UTC"
+    assert words.moment("2026-01-02") == "2026-01-02" and words.moment("yesterday") == "yesterday"
