@@ -7,7 +7,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from conftest import MANIFEST
+from synthetic_run import MANIFEST
 
 from medrecon.progress import Quiet
 from medrecon.report import write

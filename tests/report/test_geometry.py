@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import sphere_mesh
+from synthetic_run import sphere_mesh
 
 from medrecon.report.geometry import MOST_FACES, decimate, still, view_3d
 from medrecon.types import Mesh, Scale, SparseModel
