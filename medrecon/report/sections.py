@@ -51,10 +51,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Frames left out for one reason."""
+    """Frames left out for one reason; ``details`` are per frame where their figures differ, else empty."""
 
     reason: str
     names: tuple[str, ...]
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +139,16 @@ def thumbnails(frames: FrameSet, sparse: SparseModel | None) -> list[tuple[Pictu
 
 
 def groups(pairs: list[tuple[str, str]]) -> list[Group]:
-    """(name, reason) -> one group per reason, largest first."""
-    by: dict[str, list[str]] = {}
+    """(name, reason) -> one group per kind ("still: moved 0.2%" is of one kind with "still: moved 0.3%")."""
+    by: dict[str, list[tuple[str, str]]] = {}
     for name, reason in pairs:
-        by.setdefault(reason, []).append(name)
-    order = Counter({reason: len(names) for reason, names in by.items()}).most_common()
-    return [Group(reason, tuple(by[reason])) for reason, _ in order]
+        by.setdefault(reason.partition(": ")[0], []).append((name, reason))
+    out = []
+    for kind, rows in by.items():
+        names, reasons = (tuple(column) for column in zip(*rows))
+        details = () if len(set(reasons)) == 1 else tuple(r.partition(": ")[2] for r in reasons)
+        out.append(Group(kind if details else reasons[0], names, details))
+    return sorted(out, key=lambda g: -len(g.names))
 
 
 def sizes(frames: FrameSet) -> str:
@@ -362,7 +367,9 @@ def provenance(manifest: dict) -> Provenance:
     ]
     backend, machine = get("ops_backend", dict), get("machine", dict)
     if backend:
-        facts.append(("Kernels", f"{backend.get('name', '')} ({backend.get('reason', 'no reason recorded')})"))
+        facts.append(
+            ("Kernels", words.pathless(f"{backend.get('name', '')} ({backend.get('reason', 'no reason recorded')})"))
+        )
     if machine:
         parts = [str(machine.get("cpu") or ""), f"{machine['cores']} cores" if machine.get("cores") else ""]
         parts += [f"{machine['ram_gb']} GB" if machine.get("ram_gb") else "", str(machine.get("gpu") or "no GPU")]

@@ -119,3 +119,11 @@ def without_paths(value: object, key: str = "") -> object:
     if isinstance(value, str) and value and (_PATH_KEY.search(key) or "/" in value or "\\" in value):
         return "(withheld)"
     return value
+
+
+_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:\\|~?/)[^\s(),;]+")
+
+
+def pathless(text: str) -> str:
+    """A sentence with absolute paths withheld: "kept in /home/doe/x" -> "kept in (withheld)"."""
+    return _PATH.sub("(withheld)", text)

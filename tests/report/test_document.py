@@ -100,7 +100,7 @@ def test_funnel_advice_and_attempts_are_told(written):
     _, page = written
     for words in (
         "View-graph components", "match more pairs, or film more slowly", "smaller ones of 3 frames",
-        "smaller triangulation angle: 8 frames registered", "too few matches with the model",
+        "smaller triangulation angle: 8 frames registered", "Too few matches with the model",
     ):  # fmt: skip
         assert words in page.words
 
@@ -270,3 +270,21 @@ def test_licences_are_grouped_with_the_rare_ones_first():
     licences = ["extractor sift: Apache-2.0", "matcher m: LicenseRef-Research", "mapper x: Apache-2.0", "CC-BY-3.0"]
     shown = provenance({"licences": licences}).licences
     assert shown == ("CC-BY-3.0", "LicenseRef-Research: matcher m", "Apache-2.0: extractor sift, mapper x")
+
+
+def test_frames_left_out_are_grouped_by_the_kind_of_reason():
+    from medrecon.report.sections import Group, groups
+
+    pairs = [
+        ("1", "dark"),
+        ("2", "still: moved 0.1%"),
+        ("3", "still: moved 0.2%"),
+        ("4", "blurred: 3"),
+        ("5", "blurred: 3"),
+    ]
+    assert groups(pairs) == [
+        Group("still", ("2", "3"), ("moved 0.1%", "moved 0.2%")),
+        Group("blurred: 3", ("4", "5")),
+        Group("dark", ("1",)),
+    ]
+    assert groups([]) == []

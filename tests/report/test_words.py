@@ -79,3 +79,15 @@ def test_configuration_is_printed_without_names_of_files():
 def test_moments_are_read_in_utc():
     assert words.moment("2026-01-02T03:04:05+02:00") == "2026-01-02 01:04 UTC"
     assert words.moment("2026-01-02") == "2026-01-02" and words.moment("yesterday") == "yesterday"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("jit (kept in /home/doe/.cache/x-1)", "jit (kept in (withheld))"),
+        ("kept in ~/x, or C:\\Users\\doe\\y; done", "kept in (withheld), or (withheld); done"),
+        ("frames/s and 1 / 2 of it", "frames/s and 1 / 2 of it"),
+    ],
+)
+def test_paths_in_sentences_are_withheld(text, shown):
+    assert words.pathless(text) == shown
