@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import StageError
 from medrecon.progress import Progress
-from medrecon.sfm.cameras import camera_groups
+from medrecon.sfm.cameras import CameraGroup, camera_groups
 from medrecon.sfm.graph import components, usable_pairs
 from medrecon.sfm.options import MapperConfig
 from medrecon.sfm.selection import finish, keypoints_only, largest, rank, require_material
@@ -56,21 +57,33 @@ class IncrementalMapperConfig(MapperConfig):
     pose_min_inliers: int = Field(30, ge=6, description="least matches of a frame to the model")
     max_reprojection_px: float = Field(4.0, gt=0, description="observations farther from their point are dropped")
     retries: tuple[Rung, ...] = Field(_RETRIES, description="thresholds to try next when too few frames register")
+    refine_distortion: Literal["auto", "end", "during"] = Field(
+        "auto",
+        description="when unknown distortion is estimated: at the end, from all frames; during mapping, which strong "
+        "distortion may need but which can run away on the first few frames; auto: at the end, and if too few frames "
+        "register, during",
+    )
     target_fraction: float = Field(
         0.95, gt=0, le=1, description="retries stop once this share of the frames that hang together is registered"
     )
     patience: int = Field(2, ge=1, description="retries in a row that may bring nothing once there is a model")
     max_models: int = Field(10, ge=1, description="separate models to start in one attempt")
 
-    def ladder(self) -> tuple[Rung, ...]:
-        """The options' own thresholds, then the retries."""
+    def ladder(self, groups: Sequence[CameraGroup]) -> list[tuple[Rung, str]]:
+        """Thresholds and time of the distortion of each attempt: the options' own first, then the retries."""
         first = Rung(
             init_min_tri_angle_deg=self.init_min_tri_angle_deg,
             init_max_forward_motion=self.init_max_forward_motion,
             init_min_inliers=self.init_min_inliers,
             pose_min_inliers=self.pose_min_inliers,
         )
-        return (first, *(r for r in self.retries if r != first))
+        when = "end" if self.refine_distortion == "auto" else self.refine_distortion
+        attempts = [(r, when) for r in (first, *(r for r in self.retries if r != first))]
+        # The four coefficients of a fisheye always run away when they are let loose on two frames.
+        free = any(g.camera.distortion and not g.fixed and g.camera.model != "OPENCV_FISHEYE" for g in groups)
+        if self.refine_distortion == "auto" and free and self.retries:
+            attempts.insert(1, (first, "during"))
+        return attempts
 
 
 class IncrementalMapper:
@@ -99,11 +112,12 @@ class IncrementalMapper:
         database = work_dir / "database.db"
         image_of = colmap.write_database(database, groups, features, graph, c.min_num_matches)
         reachable = len(components(image_of, usable_pairs(graph, c.min_num_matches))[0])
+        ladder = c.ladder(groups)
         best: SparseModel | None = None
-        best_rung = c.ladder()[0]
+        pose_min_inliers = c.pose_min_inliers
         attempts = [f"focal length: {focal_source}"]
         idle = 0
-        for number, rung in enumerate(c.ladder(), 1):
+        for number, (rung, distortion) in enumerate(ladder, 1):
             progress.begin(len(frames), "frames")
             shown = 0
 
@@ -126,17 +140,19 @@ class IncrementalMapper:
                 max_forward_motion=rung.init_max_forward_motion,
                 min_init_inliers=rung.init_min_inliers,
                 min_pose_inliers=rung.pose_min_inliers,
+                refine_distortion=distortion,
                 on_registered=on_registered,
             )
             model = largest(models)
             got = "no first pair found" if model is None else (
                 f"{len(model.cam_from_world)} of {len(frames)} frames, {len(model.points)} points"
             )  # fmt: skip
-            attempts.append(f"attempt {number} ({rung.words()}): {got}")
+            when = ", distortion during mapping" if distortion == "during" else ""
+            attempts.append(f"attempt {number} ({rung.words()}{when}): {got}")
             progress.say(attempts[-1])
             if model is not None and (best is None or rank(model) > rank(best)):
                 idle = 0 if best is None or len(model.cam_from_world) > len(best.cam_from_world) else idle + 1
-                best, best_rung = model, rung
+                best, pose_min_inliers = model, rung.pose_min_inliers
             elif best is not None:
                 idle += 1
             if best is not None and (len(best.cam_from_world) >= c.target_fraction * reachable or idle >= c.patience):
@@ -147,4 +163,4 @@ class IncrementalMapper:
                 "move the camera sideways between frames rather than only turning it; use more keypoints; or relax "
                 "sfm.init_min_tri_angle_deg, sfm.init_min_inliers and sfm.retries",
             )
-        return finish(best, frames, features, graph, c.min_num_matches, best_rung.pose_min_inliers, attempts)
+        return finish(best, frames, features, graph, c.min_num_matches, pose_min_inliers, attempts)

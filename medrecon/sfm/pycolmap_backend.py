@@ -154,11 +154,13 @@ def map_incremental(
     max_forward_motion: float,
     min_init_inliers: int,
     min_pose_inliers: int,
+    refine_distortion: str,
     on_registered: Callable[[int], None],
 ) -> list[SparseModel]:
     """COLMAP's incremental mapper (Schoenberger and Frahm, CVPR 2016).
 
     Args:
+        refine_distortion: "during" mapping or once at its "end"; cameras that are fixed stay fixed either way.
         on_registered: called with the number of frames placed in the model at hand, each time it changes.
 
     Returns:
@@ -174,9 +176,7 @@ def map_incremental(
     o.random_seed = seed
     o.ba_refine_principal_point = False
     o.constant_cameras = _fixed_ids(groups)
-    # Four coefficients of a fisheye run away on the first few frames: they are found at the end, from all frames.
-    fisheye = any(g.camera.model == "OPENCV_FISHEYE" and not g.fixed for g in groups)
-    o.ba_refine_extra_params = o.mapper.abs_pose_refine_extra_params = not fisheye
+    o.ba_refine_extra_params = o.mapper.abs_pose_refine_extra_params = refine_distortion == "during"
     # With two frames every track has two views; with more, such tracks are mostly wrong matches.
     o.triangulation.ignore_two_view_tracks = len(image_of) > 2
     m = o.mapper
@@ -211,7 +211,7 @@ def map_incremental(
         pipeline.add_callback(int(events.NEXT_IMAGE_REG_CALLBACK), following)
         _run(pipeline)
         models = [manager.get(i) for i in range(manager.size())]
-        if fisheye:
+        if refine_distortion == "end" and any(g.camera.distortion and not g.fixed for g in groups):
             for model in models:
                 _adjust(pycolmap, model, o.constant_cameras, threads)
         return [_to_sparse(model, image_of) for model in models]

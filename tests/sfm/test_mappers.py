@@ -124,6 +124,30 @@ def test_every_camera_model(name, scenes, tmp_path):
     assert found.focal_px == pytest.approx(camera.focal_px, rel=0.02)
 
 
+@pytest.mark.parametrize("when", ["end", "during"])
+def test_strong_distortion_is_found_either_way(when, scenes, tmp_path):
+    camera = Camera("SIMPLE_RADIAL", 640, 480, (400.0, 320.0, 240.0, -0.3))
+    scene = scenes.make(scenes.orbit(14, radius=220, wobble=0.1), camera=camera, folder=tmp_path)
+    model = run(scene, tmp_path, refine_distortion=when, retries=())
+    assert len(model.registered_ids) == 14
+    assert model.cameras[0].params[0] == pytest.approx(400, rel=0.01)
+    assert model.cameras[0].params[3] == pytest.approx(-0.3, abs=0.02)
+    assert pose_errors(model.cam_from_world, scene.cam_from_world).ate < 1.0
+
+
+def test_the_ladder_tries_the_distortion_at_both_times():
+    from medrecon.sfm.cameras import CameraGroup
+
+    camera = Camera("SIMPLE_RADIAL", 640, 480, (400.0, 320.0, 240.0, 0.0))
+    c = IncrementalMapperConfig()
+    free = c.ladder([CameraGroup((0, 1), camera, False, False)])
+    assert [(r.init_min_tri_angle_deg, w) for r, w in free] == [
+        (16, "end"), (16, "during"), (8, "end"), (4, "end"), (2, "end"),
+    ]  # fmt: skip
+    fixed = c.ladder([CameraGroup((0, 1), camera, True, True)])
+    assert [w for _, w in fixed] == ["end"] * 4
+
+
 def test_two_separate_scenes_the_larger_wins(scenes, tmp_path):
     a = scenes.make(scenes.orbit(9, wobble=0.1), folder=tmp_path, frame_ids=range(9))
     b = scenes.make(scenes.orbit(6, sweep_deg=90, wobble=0.1), folder=tmp_path, frame_ids=range(20, 26), seed=7)
