@@ -10,7 +10,8 @@ version: 1
 preset: orbit
 name: small case
 threads: 2
-source: {name: views, path: builtin:chest-ct, n_views: 16, image_size_px: [240, 240]}
+source: {name: views, path: "builtin:chest-ct", n_views: 14, image_size_px: [256, 256], camera_path: {kind: orbit, loops: 0.25, elevation_deg: [0, 20], elevation_waves: 1}}
+scale: {source: truth-poses}
 features: {name: sift, max_keypoints: 1500}
 training: {iterations: 150, rays_per_batch: 512, max_size_px: 80, checkpoint_seconds: 1}
 render: {max_size_px: 80, path_frames: 4, path_size_px: 64}

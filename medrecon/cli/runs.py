@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -30,6 +31,7 @@ def _execute(config, out: Path, from_stage, until, force, dry_run: bool, quiet: 
     stream = None
     if events:
         stream = sys.stdout if events == "-" else open(events, "a", encoding="utf-8")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's polite kill saves like Ctrl-C
     try:
         result = run(config, out, from_stage=from_stage, until=until, force=force, display=Display(quiet, stream))
     finally:
