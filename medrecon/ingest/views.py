@@ -77,7 +77,9 @@ class ViewsSourceConfig(ComponentConfig):
 
     path: Path = Field(description="NIfTI or NRRD file, or DICOM folder; builtin:chest-ct is the one in the package")
     frame: int | None = Field(None, ge=0, description="which volume of a 4-D file, from 0")
-    series: int = Field(1, ge=1, description="which DICOM series of the folder, 1 = the one with most images")
+    series: int | None = Field(
+        None, ge=1, description="which DICOM series of the folder, 1 = the one with most images; null: the only one"
+    )
     assume_ras: bool = Field(False, description="accept a file that does not say how it lies in the patient")
     n_views: int = Field(64, ge=1, le=10000, description="how many pictures")
     image_size_px: tuple[int, int] = Field((400, 400), description="width, height")

@@ -16,7 +16,9 @@ from medrecon.types import Volume
 MAX_VOXELS = 2**31  # indices beyond this overflow in the renderer and in most tools downstream
 
 
-def load_volume(path: str | Path, frame: int | None = None, assume_ras: bool = False, series: int = 1) -> Volume:
+def load_volume(
+    path: str | Path, frame: int | None = None, assume_ras: bool = False, series: int | None = None
+) -> Volume:
     """Read a volume with its place in the world; recognised by content, not by suffix.
 
     Args:
@@ -24,7 +26,8 @@ def load_volume(path: str | Path, frame: int | None = None, assume_ras: bool = F
             (its folder, or any file of it).
         frame: which frame of a 4-D file to take, from 0; None refuses 4-D files.
         assume_ras: accept files that do not say how they lie: axes are taken to point right, anterior, superior.
-        series: which DICOM series of a folder that holds several: 1 is the one with most images.
+        series: which DICOM series of a folder, 1 = the one with most images; None refuses a folder with several
+            (scouts do not count).
 
     Raises:
         InputError: missing, truncated, of another kind, too large for this machine, without orientation, not
@@ -69,17 +72,20 @@ def _first_bytes(path: Path) -> bytes:
     return raw[:540]
 
 
-def _load_dicom(path: Path, series: int) -> Volume:
+def _load_dicom(path: Path, series: int | None) -> Volume:
     from medrecon.ingest.dicom_series import find_series, read_volume
 
     found = find_series(path)
     if path.is_file() and found[0].n_images == 1:  # one slice was pointed at: its series lies beside it
         found = [s for s in find_series(path.parent) if any(i.path.samefile(path) for i in s.instances)]
+    choices = "choose one with series: " + "; ".join(f"{n} = {s.label}" for n, s in enumerate(found, 1))
+    if series is None:
+        volumes = [n for n, s in enumerate(found, 1) if not s.localizer]
+        if len(volumes) > 1:
+            raise InputError(f"the folder holds {len(volumes)} DICOM series", choices)
+        series = volumes[0] if volumes else 1
     if not 1 <= series <= len(found):
-        raise InputError(
-            f"there is no series {series}: {len(found)} found",
-            "choose one with series: " + "; ".join(f"{n} = {s.label}" for n, s in enumerate(found, 1)),
-        )
+        raise InputError(f"there is no series {series}: {len(found)} found", choices)
     volume = read_volume(found[series - 1]).validate()
     if len(found) > 1:
         others = "; ".join(f"{n} = {s.label}" for n, s in enumerate(found, 1) if n != series)
