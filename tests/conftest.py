@@ -10,11 +10,15 @@ version: 1
 preset: orbit
 name: small case
 threads: 2
-source: {name: views, path: "builtin:chest-ct", n_views: 14, image_size_px: [256, 256], camera_path: {kind: orbit, loops: 0.25, elevation_deg: [0, 20], elevation_waves: 1}}
+source:
+  {name: views, path: "builtin:chest-ct", n_views: 12, image_size_px: [288, 288], fov_deg: 50, supersample: 1,
+   camera_path: {kind: orbit, loops: 0.16, elevation_deg: [5, 15], elevation_waves: 1, radius_factor: 0.85}}
+features: {name: sift, contrast_threshold: 0.01, max_keypoints: 2000}
+sfm: {name: incremental, camera_model: SIMPLE_PINHOLE}
 scale: {source: truth-poses}
-features: {name: sift, max_keypoints: 1500}
-training: {iterations: 150, rays_per_batch: 512, max_size_px: 80, checkpoint_seconds: 1}
-render: {max_size_px: 80, path_frames: 4, path_size_px: 64}
+radiance: {name: mipnerf, width: 32}
+training: {iterations: 80, rays_per_batch: 256, max_size_px: 72, holdout_every: 4, checkpoint_seconds: 1}
+render: {max_size_px: 72, path_frames: 4, path_size_px: 64}
 surface: {name: marching-cubes, resolution: 48}
 export: [ply, stl, obj, nifti, colmap, transforms]
 """
