@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medrecon.errors import InputError
-from medrecon.types.storage import read_json, write_json
+from medrecon.types.storage import read_json, write_bytes_atomic, write_json
 
 if TYPE_CHECKING:
     from medrecon.radiance.renderer import Renderer
@@ -26,14 +25,7 @@ SCHEMA = 1
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError):
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
 
 
 def read_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:

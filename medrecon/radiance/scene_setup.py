@@ -143,7 +143,7 @@ def _hull_grid(scene: Scene, backgrounds: dict[int, np.ndarray], cells: int = HU
     centres = cell_centres(scene.bounds_min, scene.bounds_max, shape).reshape(-1, 3)
     edge = float(((scene.bounds_max - scene.bounds_min) / shape).max())
     ids = sorted(backgrounds)
-    votes = max(2, round(0.04 * len(ids)))
+    votes = max(2, round(0.06 * len(ids)))
     cameras = [scene.cameras[i] for i in ids]
     poses = [scene.cam_from_field(scene.cam_from_sfm[i]) for i in ids]
     return visual_hull(centres, edge, [backgrounds[i] for i in ids], cameras, poses, votes).reshape(shape)

@@ -13,10 +13,10 @@ from medrecon.config.base import ComponentConfig
 class TrainingConfig(ComponentConfig):
     """How any renderer is trained."""
 
-    iterations: int = Field(2500, ge=1, le=10_000_000, description="optimiser steps")
-    rays_per_batch: int = Field(1024, ge=1, le=1_000_000, description="pixels drawn at random for one step")
-    learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's rate after warm-up")
-    learning_rate_final: float = Field(3e-4, gt=0, le=1, description="rate at the last step; exponential in between")
+    iterations: int = Field(5000, ge=1, le=10_000_000, description="optimiser steps")
+    rays_per_batch: int = Field(512, ge=1, le=1_000_000, description="pixels drawn at random for one step")
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's rate after warm-up")
+    learning_rate_final: float = Field(5e-4, gt=0, le=1, description="rate at the last step; exponential in between")
     warmup_steps: int = Field(50, ge=0, description="steps over which the rate rises from a tenth")
     max_size_px: int = Field(200, ge=8, le=8192, description="pictures are reduced to this longer side for training")
     pyramid: tuple[float, ...] = Field(

@@ -24,10 +24,10 @@ from medrecon.types import RayBatch, RenderOut
 class TwoLevelConfig(ComponentConfig):
     """Options shared by the renderers that sample a ray twice."""
 
-    width: int = Field(64, ge=4, le=1024, description="units per hidden layer")
+    width: int = Field(128, ge=4, le=1024, description="units per hidden layer")
     depth: int = Field(2, ge=1, le=8, description="hidden layers before density")
-    coarse_samples: int = Field(32, ge=2, le=1024, description="intervals of the first look along a ray")
-    fine_samples: int = Field(32, ge=2, le=1024, description="intervals of the second look")
+    coarse_samples: int = Field(16, ge=2, le=1024, description="intervals of the first look along a ray")
+    fine_samples: int = Field(24, ge=2, le=1024, description="intervals of the second look")
     max_degree: int = Field(9, ge=1, le=20, description="octaves of the position's encoding")
     direction_degree: int = Field(4, ge=0, le=8, description="octaves of the direction's encoding")
     appearance_size: int = Field(48, ge=0, le=512, description="numbers per picture's appearance code; 0 = none")

@@ -17,7 +17,7 @@ class RayBatch:
     Attributes:
         origins: float [N, 3].
         directions: float [N, 3], not normalised: the point at t is ``origins + t * directions`` and t is z-depth.
-        radii: float [N, 1], cone radius at t = 1 (mip-NeRF: half the pixel footprint times 2/sqrt(12)).
+        radii: float [N, 1], cone radius at t = 1 (mip-NeRF: the width of a pixel at t = 1 times 2/sqrt(12)).
         near, far: float [N, 1], bounds in t.
         frame_ids: int64 [N], the picture each ray belongs to (appearance is indexed by it, never by position).
     """
