@@ -21,12 +21,14 @@ class CameraGroup:
         camera: initial or known intrinsics.
         known: True when they come from a calibration, False when they are a guess.
         fixed: True when the mapper must not change them.
+        trusted: True when the focal length is better than the default guess: known, or measured on the matches.
     """
 
     frame_ids: tuple[int, ...]
     camera: Camera
     known: bool
     fixed: bool
+    trusted: bool = False
 
 
 def camera_groups(
@@ -42,7 +44,7 @@ def camera_groups(
     """
     shared: dict[tuple, list[int]] = {}
     cameras: dict[tuple, tuple[Camera, bool]] = {}
-    guess: float | None = None
+    guess, estimated = None, None
     sources = set()
     for frame in frames.frames:
         size = (frame.width_px, frame.height_px)
@@ -71,7 +73,7 @@ def camera_groups(
     for key, ids in shared.items():
         camera, known = cameras[key]
         fixed = config.refine_intrinsics == "false" or (config.refine_intrinsics == "auto" and known)
-        groups.append(CameraGroup(tuple(sorted(ids)), camera, known, fixed))
+        groups.append(CameraGroup(tuple(sorted(ids)), camera, known, fixed, known or estimated is not None))
     return groups, " and ".join(sorted(sources))
 
 

@@ -57,11 +57,11 @@ class IncrementalMapperConfig(MapperConfig):
     pose_min_inliers: int = Field(30, ge=6, description="least matches of a frame to the model")
     max_reprojection_px: float = Field(4.0, gt=0, description="observations farther from their point are dropped")
     retries: tuple[Rung, ...] = Field(_RETRIES, description="thresholds to try next when too few frames register")
-    refine_distortion: Literal["auto", "end", "during"] = Field(
+    refine_during: Literal["auto", "none", "focal", "all"] = Field(
         "auto",
-        description="when unknown distortion is estimated: at the end, from all frames; during mapping, which strong "
-        "distortion may need but which can run away on the first few frames; auto: at the end, and if too few frames "
-        "register, during",
+        description="unknown intrinsics that may change while frames are added; all are refined at the end, from all "
+        "frames. Set free on the first few frames of hard footage they run away, held at a wrong guess they hinder. "
+        "auto: none where the matches tell the focal length, else focal; more if too few frames register",
     )
     target_fraction: float = Field(
         0.95, gt=0, le=1, description="retries stop once this share of the frames that hang together is registered"
@@ -70,20 +70,26 @@ class IncrementalMapperConfig(MapperConfig):
     max_models: int = Field(10, ge=1, description="separate models to start in one attempt")
 
     def ladder(self, groups: Sequence[CameraGroup]) -> list[tuple[Rung, str]]:
-        """Thresholds and time of the distortion of each attempt: the options' own first, then the retries."""
+        """Thresholds and free intrinsics of each attempt: the options' own first, then the retries."""
         first = Rung(
             init_min_tri_angle_deg=self.init_min_tri_angle_deg,
             init_max_forward_motion=self.init_max_forward_motion,
             init_min_inliers=self.init_min_inliers,
             pose_min_inliers=self.pose_min_inliers,
         )
-        when = "end" if self.refine_distortion == "auto" else self.refine_distortion
-        attempts = [(r, when) for r in (first, *(r for r in self.retries if r != first))]
-        # The four coefficients of a fisheye always run away when they are let loose on two frames.
-        free = any(g.camera.distortion and not g.fixed and g.camera.model != "OPENCV_FISHEYE" for g in groups)
-        if self.refine_distortion == "auto" and free and self.retries:
-            attempts.insert(1, (first, "during"))
-        return attempts
+        rungs = (first, *(r for r in self.retries if r != first))
+        free = [g for g in groups if not g.fixed]
+        if self.refine_during != "auto":
+            return [(r, self.refine_during) for r in rungs]
+        modes = ["none"] if all(g.trusted for g in free) else ["focal"]
+        if free and self.retries:
+            modes += ["focal"] if modes == ["none"] else []
+            # The four coefficients of a fisheye always run away when they are let loose on two frames.
+            modes += ["all"] if any(g.camera.distortion and g.camera.model != "OPENCV_FISHEYE" for g in free) else []
+        return [(first, mode) for mode in modes] + [(r, modes[0]) for r in rungs[1:]]
+
+
+_WORDS = {"none": "intrinsics held", "focal": "distortion held", "all": "intrinsics free"}
 
 
 class IncrementalMapper:
@@ -117,7 +123,7 @@ class IncrementalMapper:
         pose_min_inliers = c.pose_min_inliers
         attempts = [f"focal length: {focal_source}"]
         idle = 0
-        for number, (rung, distortion) in enumerate(ladder, 1):
+        for number, (rung, during) in enumerate(ladder, 1):
             progress.begin(len(frames), "frames")
             shown = 0
 
@@ -140,15 +146,14 @@ class IncrementalMapper:
                 max_forward_motion=rung.init_max_forward_motion,
                 min_init_inliers=rung.init_min_inliers,
                 min_pose_inliers=rung.pose_min_inliers,
-                refine_distortion=distortion,
+                refine_during=during,
                 on_registered=on_registered,
             )
             model = largest(models)
             got = "no first pair found" if model is None else (
                 f"{len(model.cam_from_world)} of {len(frames)} frames, {len(model.points)} points"
             )  # fmt: skip
-            when = ", distortion during mapping" if distortion == "during" else ""
-            attempts.append(f"attempt {number} ({rung.words()}{when}): {got}")
+            attempts.append(f"attempt {number} ({rung.words()}, {_WORDS[during]}): {got}")
             progress.say(attempts[-1])
             if model is not None and (best is None or rank(model) > rank(best)):
                 idle = 0 if best is None or len(model.cam_from_world) > len(best.cam_from_world) else idle + 1

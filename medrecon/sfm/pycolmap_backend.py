@@ -107,7 +107,7 @@ def _write_group(pycolmap, database, group: CameraGroup, features, image_of: dic
     c = group.camera
     camera = pycolmap.Camera(model=c.model, width=c.width_px, height=c.height_px, params=list(c.params))
     # COLMAP makes no start from fisheye cameras without a prior: let it take the guess for one.
-    camera.has_prior_focal_length = group.known or c.model == "OPENCV_FISHEYE"
+    camera.has_prior_focal_length = group.trusted or c.model == "OPENCV_FISHEYE"
     camera_id = database.write_camera(camera)
     sensor = pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id)
     rig = pycolmap.Rig()
@@ -154,13 +154,14 @@ def map_incremental(
     max_forward_motion: float,
     min_init_inliers: int,
     min_pose_inliers: int,
-    refine_distortion: str,
+    refine_during: str,
     on_registered: Callable[[int], None],
 ) -> list[SparseModel]:
     """COLMAP's incremental mapper (Schoenberger and Frahm, CVPR 2016).
 
     Args:
-        refine_distortion: "during" mapping or once at its "end"; cameras that are fixed stay fixed either way.
+        refine_during: intrinsics that may change while frames are added: "all", "focal" or "none". The others are
+            refined at the end, together. Cameras that are fixed stay fixed either way.
         on_registered: called with the number of frames placed in the model at hand, each time it changes.
 
     Returns:
@@ -176,7 +177,8 @@ def map_incremental(
     o.random_seed = seed
     o.ba_refine_principal_point = False
     o.constant_cameras = _fixed_ids(groups)
-    o.ba_refine_extra_params = o.mapper.abs_pose_refine_extra_params = refine_distortion == "during"
+    o.ba_refine_extra_params = o.mapper.abs_pose_refine_extra_params = refine_during == "all"
+    o.ba_refine_focal_length = o.mapper.abs_pose_refine_focal_length = refine_during != "none"
     # With two frames every track has two views; with more, such tracks are mostly wrong matches.
     o.triangulation.ignore_two_view_tracks = len(image_of) > 2
     m = o.mapper
@@ -211,26 +213,33 @@ def map_incremental(
         pipeline.add_callback(int(events.NEXT_IMAGE_REG_CALLBACK), following)
         _run(pipeline)
         models = [manager.get(i) for i in range(manager.size())]
-        if refine_distortion == "end" and any(g.camera.distortion and not g.fixed for g in groups):
-            for model in models:
-                _adjust(pycolmap, model, o.constant_cameras, threads)
+        if refine_during != "all" and not all(g.fixed for g in groups):
+            o.ba_refine_extra_params = o.ba_refine_focal_length = True
+            _refine(pycolmap, database, models, o)
         return [_to_sparse(model, image_of) for model in models]
 
 
-def _adjust(pycolmap, model, constant_cameras: set[int], threads: int) -> None:
-    """Bundle adjustment of everything, distortion included, of the frames in the model."""
-    o = pycolmap.BundleAdjustmentOptions()
-    o.print_summary = False
-    o.ceres.use_gpu = False
-    o.ceres.solver_options.num_threads = threads
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in sorted(model.reg_image_ids()):
-        config.add_image(image_id)
-    for camera_id in sorted(constant_cameras):
-        if model.exists_camera(camera_id):
-            config.set_constant_cam_intrinsics(camera_id)
-    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
-    pycolmap.create_default_bundle_adjuster(o, config, model).solve()
+def _refine(pycolmap, database, models, options) -> None:
+    """Rounds of bundle adjustment, completion of tracks and removal of outliers, with all unknown intrinsics free."""
+    cache_options = pycolmap.DatabaseCacheOptions()
+    cache_options.min_num_matches = options.min_num_matches
+    cache = pycolmap.DatabaseCache.create(database, cache_options)
+    adjustment = options.get_global_bundle_adjustment()
+    # COLMAP stops early while frames are still being added; the focal length of small motions lies in a flat valley.
+    adjustment.ceres.solver_options.gradient_tolerance = 1e-6
+    adjustment.ceres.solver_options.function_tolerance = 1e-7
+    adjustment.ceres.solver_options.max_num_iterations = 100
+    for model in models:
+        mapper = pycolmap.IncrementalMapper(cache)
+        mapper.begin_reconstruction(model)
+        mapper.iterative_global_refinement(
+            options.ba_global_max_refinements,
+            options.ba_global_max_refinement_change,
+            options.get_mapper(),
+            adjustment,
+            options.get_triangulation(),
+        )
+        mapper.end_reconstruction(False)
 
 
 def map_global(

@@ -9,6 +9,7 @@ from medrecon.images import write_png
 from medrecon.metrics.poses import pose_errors
 from medrecon.plugins.contracts import Mapper
 from medrecon.progress import Quiet
+from medrecon.sfm.cameras import CameraGroup
 from medrecon.sfm.global_mapping import GlobalMapper, GlobalMapperConfig
 from medrecon.sfm.incremental import IncrementalMapper, IncrementalMapperConfig, Rung
 from medrecon.types import Camera, MatchGraph
@@ -124,28 +125,28 @@ def test_every_camera_model(name, scenes, tmp_path):
     assert found.focal_px == pytest.approx(camera.focal_px, rel=0.02)
 
 
-@pytest.mark.parametrize("when", ["end", "during"])
-def test_strong_distortion_is_found_either_way(when, scenes, tmp_path):
+@pytest.mark.parametrize("during", ["none", "focal", "all"])
+def test_strong_distortion_is_found_whenever_it_is_refined(during, scenes, tmp_path):
     camera = Camera("SIMPLE_RADIAL", 640, 480, (400.0, 320.0, 240.0, -0.3))
     scene = scenes.make(scenes.orbit(14, radius=220, wobble=0.1), camera=camera, folder=tmp_path)
-    model = run(scene, tmp_path, refine_distortion=when, retries=())
+    model = run(scene, tmp_path, refine_during=during, retries=())
     assert len(model.registered_ids) == 14
     assert model.cameras[0].params[0] == pytest.approx(400, rel=0.01)
     assert model.cameras[0].params[3] == pytest.approx(-0.3, abs=0.02)
     assert pose_errors(model.cam_from_world, scene.cam_from_world).ate < 1.0
 
 
-def test_the_ladder_tries_the_distortion_at_both_times():
-    from medrecon.sfm.cameras import CameraGroup
-
+def test_the_ladder_frees_intrinsics_before_it_relaxes_thresholds():
     camera = Camera("SIMPLE_RADIAL", 640, 480, (400.0, 320.0, 240.0, 0.0))
     c = IncrementalMapperConfig()
-    free = c.ladder([CameraGroup((0, 1), camera, False, False)])
-    assert [(r.init_min_tri_angle_deg, w) for r, w in free] == [
-        (16, "end"), (16, "during"), (8, "end"), (4, "end"), (2, "end"),
-    ]  # fmt: skip
-    fixed = c.ladder([CameraGroup((0, 1), camera, True, True)])
-    assert [w for _, w in fixed] == ["end"] * 4
+
+    def modes(fixed, trusted):
+        group = CameraGroup((0, 1), camera, fixed, fixed, trusted)
+        return [(r.init_min_tri_angle_deg, during) for r, during in c.ladder([group])]
+
+    assert modes(False, False) == [(16, "focal"), (16, "all"), (8, "focal"), (4, "focal"), (2, "focal")]
+    assert modes(False, True) == [(16, "none"), (16, "focal"), (16, "all"), (8, "none"), (4, "none"), (2, "none")]
+    assert modes(True, True) == [(16, "none"), (8, "none"), (4, "none"), (2, "none")]
 
 
 def test_two_separate_scenes_the_larger_wins(scenes, tmp_path):
