@@ -142,8 +142,8 @@ class ViewsSource:
             volume = with_border(volume, volume.data.min())
         camera = self._camera()
         poses = self._poses(volume, transfer, camera)
-        if config.crop == "none" and isinstance(config.camera_path, OrbitConfig):
-            progress.say(f"rendering {volume.data.shape} voxels as they are; crop: body takes a CT's table away")
+        if config.crop == "none" and volume.data.min() < -900 and not str(config.path).startswith("builtin:"):
+            progress.say("the volume is rendered as it is; crop: body would take a CT's table away")
 
         progress.begin(len(poses) + 1, "views")
         write_ply(out_dir / "truth" / "surface.ply", isosurface(volume, transfer))
