@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """medrecon: pictures of anatomy in; camera poses, a radiance field, a surface and measurements in millimetres out.
 
-    import medrecon
-    result = medrecon.run(medrecon.load_config("run.yaml"), out="runs/first")
-    print(result.metrics["reprojection_px"].value)
+import medrecon
+result = medrecon.run(medrecon.load_config("run.yaml"), out="runs/first")
+print(result.metrics["reprojection_px"].value)
 """
 
 from __future__ import annotations

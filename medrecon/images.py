@@ -17,7 +17,9 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as e:
-        raise InputError(f"{path} cannot be read: {e.strerror or e}", "check that the file exists and is readable") from e
+        raise InputError(
+            f"{path} cannot be read: {e.strerror or e}", "check that the file exists and is readable"
+        ) from e
     try:
         image = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # absurd sizes in the header

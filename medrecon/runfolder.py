@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed access to what a run has written so far. Reads only; knows the file names, nothing else does.
 
-    OUT/run.yaml  manifest.json  result.json  report.html
-    OUT/stages/source/     frames.json images/*.png [truth/]
-    OUT/stages/keyframes/  frames.json
-    OUT/stages/masks/      frames.json masks/*.png
-    OUT/stages/features/   <frame_id>.npz
-    OUT/stages/matching/   graph.npz
-    OUT/stages/sfm/        model.json model.npz
-    OUT/stages/radiance/   scene.json field.safetensors field.json history.json
-    OUT/stages/render/     renders.json heldout/<frame_id>.png depth/ opacity/ path.mp4
-    OUT/stages/surface/    mesh.npz
-    OUT/stages/analysis/   metrics.json
-    OUT/stages/export/     the files of every exporter
+OUT/run.yaml  manifest.json  result.json  report.html
+OUT/stages/source/     frames.json images/*.png [truth/]
+OUT/stages/keyframes/  frames.json
+OUT/stages/masks/      frames.json masks/*.png
+OUT/stages/features/   <frame_id>.npz
+OUT/stages/matching/   graph.npz
+OUT/stages/sfm/        model.json model.npz
+OUT/stages/radiance/   scene.json field.safetensors field.json history.json
+OUT/stages/render/     renders.json heldout/<frame_id>.png depth/ opacity/ path.mp4
+OUT/stages/surface/    mesh.npz
+OUT/stages/analysis/   metrics.json
+OUT/stages/export/     the files of every exporter
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from medrecon.errors import InputError
 from medrecon.types import Features, FrameSet, MatchGraph, Mesh, Metric, SparseModel, Truth
 from medrecon.types.storage import read_json
+
 
 class FeatureFolder(Mapping):
     """Features by frame_id, read from disk on demand so that memory does not grow with the number of frames."""

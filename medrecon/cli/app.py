@@ -19,7 +19,7 @@ def build():
         add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="First steps: `medrecon demo`, then `medrecon reconstruct MY_VIDEO.mp4 --preset endoscopy --out runs/mine`.",
+        epilog="First steps: `medrecon demo`, then `medrecon reconstruct VIDEO.mp4 --preset endoscopy --out runs/1`.",
     )
     app.callback()(_root)
     for module in (runs, tools, inspect, assets):
@@ -37,5 +37,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")):
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+):
     pass

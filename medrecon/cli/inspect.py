@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Optional
 
 import typer
 
@@ -36,7 +35,7 @@ def _plugins() -> typer.Typer:
 
     @group.command("list")
     def list_command(
-        kind: Optional[str] = typer.Argument(None, help="Only this kind: extractor, matcher, ..."),
+        kind: str | None = typer.Argument(None, help="Only this kind: extractor, matcher, ..."),
         as_json: bool = typer.Option(False, "--json", help="Machine-readable."),
     ):
         """Every component, where it comes from and under what licence."""
@@ -51,9 +50,16 @@ def _plugins() -> typer.Typer:
         found = registry.components(kind)
         if as_json:
             rows = [
-                {"kind": c.kind, "name": c.name, "plugin": registry.owner(c), "license": c.license, "summary": c.summary, "accepts": list(c.accepts)}
+                {
+                    "kind": c.kind,
+                    "name": c.name,
+                    "plugin": registry.owner(c),
+                    "license": c.license,
+                    "summary": c.summary,
+                    "accepts": list(c.accepts),
+                }
                 for c in found
-            ]  # fmt: skip
+            ]
             problems = [{"plugin": p.plugin, "cause": p.cause, "remedy": p.remedy} for p in registry.problems]
             print(json.dumps({"components": rows, "problems": problems}, indent=1))
             return
@@ -108,8 +114,8 @@ def _config() -> typer.Typer:
 
     @group.command("show")
     def show(
-        config: Optional[Path] = typer.Argument(None, help="YAML file; without it, a preset on its own."),
-        preset: Optional[str] = typer.Option(None, "--preset", help="Preset to start from."),
+        config: Path | None = typer.Argument(None, help="YAML file; without it, a preset on its own."),
+        preset: str | None = typer.Option(None, "--preset", help="Preset to start from."),
         override: list[str] = typer.Option([], "-o", "--override", metavar="KEY=VALUE"),
     ):
         """Print the configuration as it would run, every default written out."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import typer
 
@@ -20,7 +20,7 @@ QUIET = typer.Option(False, "--quiet", "-q", help="Print the result only.")
 EVENTS = typer.Option(None, "--events", help="Append progress as JSON lines to this file ('-': standard output).")
 
 
-def _execute(config, out: Path, from_stage, until, force, dry_run: bool, quiet: bool, events: Optional[str]) -> None:
+def _execute(config, out: Path, from_stage, until, force, dry_run: bool, quiet: bool, events: str | None) -> None:
     from medrecon.pipeline.display import Display, duration
     from medrecon.pipeline.run import plan, run
 
@@ -61,15 +61,17 @@ def print_metrics(summary: dict[str, Any], metrics: dict[str, Any]) -> None:
 def add(app: typer.Typer) -> None:
     @app.command("run")
     def run_command(
-        config: Path = typer.Argument(..., help="YAML file; `medrecon config show --preset NAME` prints one to start from."),
-        out: Optional[Path] = typer.Option(None, "--out", help="Folder of the run; default: runs/<name of the file>."),
+        config: Path = typer.Argument(
+            ..., help="YAML file; `medrecon config show --preset NAME` prints one to start from."
+        ),
+        out: Path | None = typer.Option(None, "--out", help="Folder of the run; default: runs/<name of the file>."),
         override: list[str] = OVERRIDE,
-        from_stage: Optional[str] = FROM,
-        until: Optional[str] = UNTIL,
+        from_stage: str | None = FROM,
+        until: str | None = UNTIL,
         force: list[str] = FORCE,
         dry_run: bool = DRY,
         quiet: bool = QUIET,
-        events: Optional[str] = EVENTS,
+        events: str | None = EVENTS,
     ):
         """Run a YAML configuration from pictures to report."""
         import medrecon
@@ -79,16 +81,20 @@ def add(app: typer.Typer) -> None:
 
     @app.command("reconstruct")
     def reconstruct(
-        path: Path = typer.Argument(..., help="Video, folder of pictures, DICOM file or folder, or CT/MR volume.", metavar="INPUT"),
+        path: Path = typer.Argument(
+            ..., help="Video, folder of pictures, DICOM file or folder, or CT/MR volume.", metavar="INPUT"
+        ),
         out: Path = OUT,
-        preset: Optional[str] = typer.Option(None, "--preset", help="endoscopy, orbit, microscopy, fast-cpu; default by input."),
+        preset: str | None = typer.Option(
+            None, "--preset", help="endoscopy, orbit, microscopy, fast-cpu; default by input."
+        ),
         override: list[str] = OVERRIDE,
-        from_stage: Optional[str] = FROM,
-        until: Optional[str] = UNTIL,
+        from_stage: str | None = FROM,
+        until: str | None = UNTIL,
         force: list[str] = FORCE,
         dry_run: bool = DRY,
         quiet: bool = QUIET,
-        events: Optional[str] = EVENTS,
+        events: str | None = EVENTS,
     ):
         """Reconstruct pictures without writing a configuration."""
         import medrecon
@@ -111,12 +117,12 @@ def add(app: typer.Typer) -> None:
     def demo(
         out: Path = typer.Option(Path("runs/demo"), "--out", help="Folder of the run."),
         override: list[str] = OVERRIDE,
-        from_stage: Optional[str] = FROM,
-        until: Optional[str] = UNTIL,
+        from_stage: str | None = FROM,
+        until: str | None = UNTIL,
         force: list[str] = FORCE,
         dry_run: bool = DRY,
         quiet: bool = QUIET,
-        events: Optional[str] = EVENTS,
+        events: str | None = EVENTS,
     ):
         """Reconstruct a real chest CT from pictures of it, and compare with the truth in millimetres."""
         import medrecon

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
 import typer
 
@@ -33,10 +32,14 @@ def add(app: typer.Typer) -> None:
     @app.command("measure")
     def measure(
         run: Path = typer.Argument(..., help="Folder of a run."),
-        start: Optional[str] = typer.Option(None, "--from", help="First point, x,y,z in the run's world.", metavar="X,Y,Z"),
-        end: Optional[str] = typer.Option(None, "--to", help="Second point.", metavar="X,Y,Z"),
-        frame: Optional[int] = typer.Option(None, "--frame", help="Frame whose pixels --pixel means."),
-        pixel: list[str] = typer.Option([], "--pixel", help="Two pixels of --frame; the surface under them is used.", metavar="X,Y"),
+        start: str | None = typer.Option(
+            None, "--from", help="First point, x,y,z in the run's world.", metavar="X,Y,Z"
+        ),
+        end: str | None = typer.Option(None, "--to", help="Second point.", metavar="X,Y,Z"),
+        frame: int | None = typer.Option(None, "--frame", help="Frame whose pixels --pixel means."),
+        pixel: list[str] = typer.Option(
+            [], "--pixel", help="Two pixels of --frame; the surface under them is used.", metavar="X,Y"
+        ),
     ):
         """Print the measurements of a run, or the distance between two points with its uncertainty."""
         folder = _finished(run)
@@ -53,7 +56,9 @@ def add(app: typer.Typer) -> None:
 
             if not (start and end):
                 raise ConfigError("--from and --to go together", "--from 0,0,0 --to 10,0,0")
-            print_distance(measure_distance(folder, *(np.array(_numbers(*p)) for p in ((start, 3, "--from"), (end, 3, "--to")))))
+            print_distance(
+                measure_distance(folder, *(np.array(_numbers(*p)) for p in ((start, 3, "--from"), (end, 3, "--to"))))
+            )
         else:
             from medrecon.cli.runs import print_metrics
 
@@ -62,7 +67,9 @@ def add(app: typer.Typer) -> None:
     @app.command("export")
     def export(
         run: Path = typer.Argument(..., help="Folder of a run."),
-        formats: list[str] = typer.Option(["ply"], "--format", help="ply, obj, stl, nifti, colmap, transforms or a plugin's."),
+        formats: list[str] = typer.Option(
+            ["ply"], "--format", help="ply, obj, stl, nifti, colmap, transforms or a plugin's."
+        ),
         out: Path = typer.Option(..., "--out", help="Folder for the files."),
     ):
         """Write a finished run in other formats."""
@@ -90,7 +97,9 @@ def add(app: typer.Typer) -> None:
     def views(
         path: Path = typer.Argument(..., help="NIfTI, NRRD or DICOM volume.", metavar="VOLUME"),
         out: Path = typer.Option(..., "--out", help="Folder for pictures and truth."),
-        override: list[str] = typer.Option([], "-o", "--override", help="option=value of the views source.", metavar="KEY=VALUE"),
+        override: list[str] = typer.Option(
+            [], "-o", "--override", help="option=value of the views source.", metavar="KEY=VALUE"
+        ),
     ):
         """Render pictures of a volume, with camera poses, depth and masks as truth."""
         import medrecon
@@ -108,7 +117,7 @@ def add(app: typer.Typer) -> None:
     def deidentify(
         path: Path = typer.Argument(..., help="DICOM file or folder.", metavar="DICOM"),
         out: Path = typer.Option(..., "--out", help="Empty or new folder for the copies."),
-        key: Optional[str] = typer.Option(None, "--key", help="Secret for remapping UIDs; the same key maps them alike."),
+        key: str | None = typer.Option(None, "--key", help="Secret for remapping UIDs; the same key maps them alike."),
     ):
         """Copy DICOM files without identifiers (PS3.15 basic profile, UIDs remapped)."""
         from medrecon.pipeline.display import Display
@@ -117,7 +126,8 @@ def add(app: typer.Typer) -> None:
         done = deidentify_folder(path, out, Display(), key=key.encode() if key else None)
         for warning in done.warnings:
             print(f"warning: {warning}")
-        print(f"{done.n_written} written to {out}; {done.n_left_out} without pictures and {done.n_ignored} that are not DICOM left out")
+        print(f"{done.n_written} written to {out}")
+        print(f"left out: {done.n_left_out} without pictures, {done.n_ignored} that are not DICOM")
 
 
 def print_distance(distance) -> None:

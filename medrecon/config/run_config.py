@@ -52,7 +52,9 @@ class RunOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     version: Literal[1] = Field(1, description="version of this format; always 1")
     preset: str | None = Field(None, description="starting point: one of `medrecon config presets`")
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$", description="title of the report; no patient data")
+    name: str = Field(
+        "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$", description="title of the report; no patient data"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result on the same machine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the radiance field is trained")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = all cores. Results may depend on it")
@@ -106,8 +108,9 @@ def _load_preset(name: Any) -> dict[str, Any]:
     if not isinstance(name, str) or name not in preset_names():
         near = difflib.get_close_matches(str(name), preset_names(), 1)
         raise ConfigError(
-            f"there is no preset {name!r}", (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(preset_names())}"
-        )  # fmt: skip
+            f"there is no preset {name!r}",
+            (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(preset_names())}",
+        )
     data, _ = yaml_file.read(PRESETS / f"{name}.yaml")
     if "preset" in data:
         raise ConfigError(f"preset {name!r} names another preset", "presets are one level deep")
@@ -131,7 +134,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """"sfm.min_num_matches=10" -> {"sfm": {"min_num_matches": 10}}."""
+    """ "sfm.min_num_matches=10" -> {"sfm": {"min_num_matches": 10}}."""
     key, equals, value = text.partition("=")
     path = key.strip().split(".")
     if not equals or not all(path):
@@ -209,8 +212,9 @@ def load_config(
         chosen = given.pop("name", default)
         if not isinstance(chosen, str):
             raise ConfigError(
-                f"{name}: section {key!r} needs a name", f"name: one of {', '.join(c.name for c in registry.components(kind))}"
-            )  # fmt: skip
+                f"{name}: section {key!r} needs a name",
+                f"name: one of {', '.join(c.name for c in registry.components(kind))}",
+            )
         component = registry.component(kind, chosen)
         model = validate_options(component.load_config(), given, key, place(key))
         sections[key] = Section(component, _resolve_paths(model, base))
@@ -225,7 +229,9 @@ def load_config(
         picked = []
         for chosen, opts in _mapping(given, key, name).items():
             component = registry.component(kind, chosen)
-            model = validate_options(component.load_config(), _mapping(opts, f"{key}.{chosen}", name), f"{key}.{chosen}", place(key, chosen))  # fmt: skip
+            model = validate_options(
+                component.load_config(), _mapping(opts, f"{key}.{chosen}", name), f"{key}.{chosen}", place(key, chosen)
+            )
             picked.append(Section(component, _resolve_paths(model, base)))
         lists[key] = tuple(picked)
     config = RunConfig(options, sections, lists)
@@ -237,7 +243,10 @@ def _mapping(value: Any, key: str, name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: section {key!r} must be a mapping, got {type(value).__name__} {value!r}", f"write the options of {key} as indented lines below it")
+        raise ConfigError(
+            f"{name}: section {key!r} must be a mapping, got {type(value).__name__} {value!r}",
+            f"write the options of {key} as indented lines below it",
+        )
     return {str(k): v for k, v in value.items()}
 
 
@@ -276,8 +285,16 @@ def json_schema() -> dict[str, Any]:
     for key in FIXED_SECTIONS:
         properties[key] = reference(key, _fixed_model(key))
     for key, (kind, _) in LIST_SECTIONS.items():
-        each = {c.name: {"anyOf": [{"type": "null"}, reference(f"{key}.{c.name}", c.load_config())]} for c in registry.components(kind)}  # fmt: skip
-        properties[key] = {"anyOf": [{"type": "array", "items": {"enum": list(each)}}, {"type": "object", "properties": each, "additionalProperties": False}]}  # fmt: skip
+        each = {
+            c.name: {"anyOf": [{"type": "null"}, reference(f"{key}.{c.name}", c.load_config())]}
+            for c in registry.components(kind)
+        }
+        properties[key] = {
+            "anyOf": [
+                {"type": "array", "items": {"enum": list(each)}},
+                {"type": "object", "properties": each, "additionalProperties": False},
+            ]
+        }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "medrecon run",

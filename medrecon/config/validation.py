@@ -21,7 +21,9 @@ def validate_options(model: type[BaseModel], options: dict[str, Any], where: str
         ConfigError: naming every wrong key.
     """
     if not isinstance(options, dict):
-        raise ConfigError(f"{where} must be a mapping of options, got {type(options).__name__}", "write 'key: value' lines")
+        raise ConfigError(
+            f"{where} must be a mapping of options, got {type(options).__name__}", "write 'key: value' lines"
+        )
     try:
         return model.model_validate(options)
     except ValidationError as e:

@@ -56,7 +56,9 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], i
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{where}: {e.problem or e.context}", "a configuration is plain data: see docs/config.md") from None
+        raise ConfigError(
+            f"{where}: {e.problem or e.context}", "a configuration is plain data: see docs/config.md"
+        ) from None
     except (yaml.YAMLError, RecursionError, ValueError) as e:
         raise ConfigError(f"{name} is not valid YAML: {str(e) or type(e).__name__}", "see docs/config.md") from None
     finally:

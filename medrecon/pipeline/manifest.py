@@ -55,7 +55,11 @@ def machine() -> dict[str, Any]:
 def without_paths(data: Any, config: RunConfig) -> Any:
     """The configuration with every path replaced by a note: file names may hold patient names."""
     named = {
-        key: {f for f in type(s.options).model_fields if isinstance(getattr(s.options, f), Path) and not is_builtin(getattr(s.options, f))}
+        key: {
+            f
+            for f in type(s.options).model_fields
+            if isinstance(getattr(s.options, f), Path) and not is_builtin(getattr(s.options, f))
+        }
         for key, s in config.sections.items()
     }
     return {
@@ -72,7 +76,9 @@ def manifest(config: RunConfig, device: str, threads: int, stages: list[dict[str
 
     backend = ops.backend()
     sections = [*config.sections.values(), *(s for group in config.lists.values() for s in group)]
-    licences = sorted({f"{s.component.kind} {s.component.name}: {s.component.license}" for s in sections if s.component})
+    licences = sorted(
+        {f"{s.component.kind} {s.component.name}: {s.component.license}" for s in sections if s.component}
+    )
     source = next((s for s in stages if s["name"] == "source"), None)
     return {
         "schema": 1,

@@ -76,7 +76,9 @@ def _device(config: RunConfig) -> str:
     if torch.cuda.is_available():
         return "cuda"
     if config.options.device == "cuda":
-        raise InputError("device 'cuda' was asked for but torch sees no CUDA device", "set device: cpu, or see `medrecon doctor`")
+        raise InputError(
+            "device 'cuda' was asked for but torch sees no CUDA device", "set device: cpu, or see `medrecon doctor`"
+        )
     return "cpu"
 
 
@@ -113,7 +115,9 @@ def _locked(out: Path):
 
 def _friendly(e: OSError, out: Path) -> MedreconError:
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return InputError(f"the disk that holds {out} is full", "free some space and run the same command again: it resumes")
+        return InputError(
+            f"the disk that holds {out} is full", "free some space and run the same command again: it resumes"
+        )
     if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return InputError(f"{out} cannot be written to: {e.strerror}", "choose a folder you may write to with --out")
     return InputError(f"{e.strerror or e} ({out})", "see the message; nothing half-written was left")
@@ -255,4 +259,3 @@ def _conclude(config: RunConfig, out: Path, device: str, threads: int, records, 
     notify("medrecon_run_finished", run_dir=out, result=result)
     display.event("run_finished", result=json.loads(json.dumps(result)))
     return RunResult(out, metrics, scale, result["seconds"], result, report)
-

@@ -86,7 +86,9 @@ def _keyframes(w: Work) -> None:
 def _masks(w: Work) -> None:
     from medrecon.ingest.masks import write_masks
 
-    write_masks(w.run.frames, w.config.sections["masks"].options, w.out, w.progress).validate().save(w.out / "frames.json")
+    write_masks(w.run.frames, w.config.sections["masks"].options, w.out, w.progress).validate().save(
+        w.out / "frames.json"
+    )
 
 
 def _features(w: Work) -> None:
@@ -150,12 +152,27 @@ STAGE_LIST: tuple[Stage, ...] = (
     Stage("keyframes", ("source",), ("keyframes",), _keyframes, "choose sharp, well exposed, moving frames"),
     Stage("masks", ("keyframes",), ("masks",), _masks, "mask endoscope border, glare and user regions"),
     Stage("features", ("masks",), ("features",), _features, "find keypoints and descriptors"),
-    Stage("matching", ("features",), ("pairing", "matching", "verification"), _matching, "match and verify pairs", seeded=True),
+    Stage(
+        "matching",
+        ("features",),
+        ("pairing", "matching", "verification"),
+        _matching,
+        "match and verify pairs",
+        seeded=True,
+    ),
     Stage("sfm", ("matching",), ("sfm", "scale"), _sfm, "camera poses and sparse points", seeded=True),
-    Stage("radiance", ("sfm",), ("radiance", "training"), _radiance, "train the radiance field", seeded=True, on_device=True),
+    Stage(
+        "radiance",
+        ("sfm",),
+        ("radiance", "training"),
+        _radiance,
+        "train the radiance field",
+        seeded=True,
+        on_device=True,
+    ),
     Stage("render", ("radiance",), ("render",), _render, "held-out views and path video", on_device=True),
     Stage("surface", ("radiance",), ("surface",), _surface, "surface of the anatomy", on_device=True),
     Stage("analysis", ("render", "surface"), ("analysis",), _analysis, "measurements, and comparison with truth"),
     Stage("export", ("surface",), ("export",), _export, "files for other programs"),
-)  # fmt: skip
+)
 STAGES = {s.name: s for s in STAGE_LIST}

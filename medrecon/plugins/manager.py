@@ -187,7 +187,7 @@ class Plugins:
             raise
         except Exception as e:
             raise PluginError(
-                f"{component.kind} {component.name!r} ({self.owner(component)}) failed to start: {type(e).__name__}: {e}",
+                f"{component.kind} {component.name!r} ({self.owner(component)}) does not start: {type(e).__name__}: {e}",
                 "run `medrecon plugins check`, or report it to the author",
             ) from e
         missing = missing_methods(component.kind, made)
@@ -212,8 +212,12 @@ class Plugins:
                 found.append(Problem(self.owner(c), f"{c.kind} {c.name!r} lacks {', '.join(missing)}", "add them"))
             if not hasattr(config, "model_validate"):
                 found.append(
-                    Problem(self.owner(c), f"{c.kind} {c.name!r}: its config is no pydantic model", "derive it from medrecon.config.ComponentConfig")
-                )  # fmt: skip
+                    Problem(
+                        self.owner(c),
+                        f"{c.kind} {c.name!r}: its config is no pydantic model",
+                        "derive it from medrecon.config.ComponentConfig",
+                    )
+                )
         return found
 
     def notify(self, hook: str, **arguments: Any) -> list[Problem]:
@@ -223,7 +227,9 @@ class Plugins:
             try:
                 impl.function(*(arguments[a] for a in impl.argnames))
             except Exception as e:
-                problems.append(Problem(impl.plugin_name, f"{hook} raised {type(e).__name__}: {e}", "report it to its author"))  # fmt: skip
+                problems.append(
+                    Problem(impl.plugin_name, f"{hook} raised {type(e).__name__}: {e}", "report it to its author")
+                )
         return problems
 
 

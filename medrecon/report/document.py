@@ -12,7 +12,7 @@ from markupsafe import Markup
 from medrecon.progress import Progress
 from medrecon.report import pictures, sections
 from medrecon.report.geometry import still, view_3d
-from medrecon.report.parts import gather
+from medrecon.report.parts import Parts, gather
 from medrecon.runfolder import RunFolder
 from medrecon.types import Scale
 from medrecon.types.storage import write_bytes_atomic
@@ -43,7 +43,7 @@ def write(run: RunFolder, out_path: Path, progress: Progress) -> Path:
     frames, sparse = parts.frames.value, parts.sparse.value
     values = {"parts": parts, "cards": sections.cards(parts), "stamp": (sparse.scale if sparse else Scale()).stamp}
     values["scale"] = sparse.scale if sparse else None
-    values["notes"] = _notes(parts)
+    values["notes"], values["title"] = _notes(parts), _title(parts)
     progress.advance()
 
     values["thumbs"] = sections.thumbnails(frames, sparse) if frames else []
@@ -76,6 +76,14 @@ def write(run: RunFolder, out_path: Path, progress: Progress) -> Path:
     progress.advance()
     progress.say(f"report written ({len(html) / 1e6:.1f} MB)")
     return Path(out_path)
+
+
+def _title(parts: Parts) -> str:
+    """The run's own name, else what its pictures came from."""
+    name = str((parts.manifest.value or {}).get("name") or "run")
+    source = parts.source.value.source if parts.source.value else "reconstruction"
+    title = source if name == "run" else name
+    return title[:1].upper() + title[1:]
 
 
 def _notes(parts) -> list[str]:

@@ -111,7 +111,11 @@ class Sim3:
         return out
 
     def to_dict(self) -> dict:
-        return {"scale": float(self.scale), "rotation": self.rotation.tolist(), "translation": self.translation.tolist()}
+        return {
+            "scale": float(self.scale),
+            "rotation": self.rotation.tolist(),
+            "translation": self.translation.tolist(),
+        }
 
     @staticmethod
     def from_dict(data: dict) -> "Sim3":

@@ -162,7 +162,9 @@ def broken_nrrd(folder):
     return path
 
 
-def ct_slice(uid: str, z: float, orientation=(1, 0, 0, 0, 1, 0), position=(0.0, 0.0), size=32, pixels=True) -> FileDataset:
+def ct_slice(
+    uid: str, z: float, orientation=(1, 0, 0, 0, 1, 0), position=(0.0, 0.0), size=32, pixels=True
+) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -208,7 +208,11 @@ def test_two_runs_in_one_folder(tmp_path, capfd):
 
 
 def test_measure_and_view_want_a_run(tmp_path, capfd):
-    for command in (["measure", str(tmp_path)], ["view", str(tmp_path)], ["export", str(tmp_path), "--out", str(tmp_path / "o")]):
+    for command in (
+        ["measure", str(tmp_path)],
+        ["view", str(tmp_path)],
+        ["export", str(tmp_path), "--out", str(tmp_path / "o")],
+    ):
         assert main(command) == INPUT
         says_one_thing(capfd.readouterr().err, "not the folder of a run")
     assert not (tmp_path / "o").exists()

@@ -43,7 +43,11 @@ def test_file_wins_over_preset_and_override_over_file(tmp_path):
 def test_another_component_does_not_inherit_the_options_of_the_presets_one():
     base = {"features": {"name": "sift", "max_keypoints": 5, "root": True}}
     assert merge(base, {"features": {"name": "orb"}})["features"] == {"name": "orb"}
-    assert merge(base, {"features": {"max_keypoints": 6}})["features"] == {"name": "sift", "max_keypoints": 6, "root": True}
+    assert merge(base, {"features": {"max_keypoints": 6}})["features"] == {
+        "name": "sift",
+        "max_keypoints": 6,
+        "root": True,
+    }
 
 
 def test_override_is_parsed_as_yaml():
