@@ -1,10 +1,10 @@
-# make install | demo | test | test-all | lint | wheel | clean
+# make install | demo | test | test-fast | check-data | lint | wheel | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint wheel clean
+.PHONY: install demo test test-fast check-data lint wheel clean
 
 install: $(STAMP)
 
@@ -24,8 +24,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-test-all: install
-	$(BIN)/python -m pytest -m ''
+test-fast: install
+	$(BIN)/python -m pytest -m 'not slow'
+
+# The same chest CT as DICOM and as NIfTI (70 MB, fetched on this request) must be the same volume.
+check-data: install
+	$(BIN)/medrecon data fetch lidc-idri-0001-dicom lidc-idri-0001-nifti
+	$(BIN)/python -m pytest -v tests/ingest/test_volume_files.py -k twin
 
 lint: install
 	$(BIN)/ruff check .

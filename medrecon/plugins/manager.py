@@ -187,7 +187,8 @@ class Plugins:
             raise
         except Exception as e:
             raise PluginError(
-                f"{component.kind} {component.name!r} ({self.owner(component)}) does not start: {type(e).__name__}: {e}",
+                f"{component.kind} {component.name!r} ({self.owner(component)}) does not start:"
+                f" {type(e).__name__}: {e}",
                 "run `medrecon plugins check`, or report it to the author",
             ) from e
         missing = missing_methods(component.kind, made)

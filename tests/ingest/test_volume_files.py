@@ -3,7 +3,6 @@
 
 import gzip
 import os
-from pathlib import Path
 
 import nibabel as nib
 import nrrd
@@ -307,18 +306,14 @@ def test_description_is_right_and_names_nobody(tmp_path):
     assert "Doe" not in str(describe(load_volume(path)))
 
 
-def _real(name):
-    for root in (os.environ.get("MEDRECON_TEST_DATA"), Path(os.environ.get("MEDRECON_HOME", "~/.medrecon")) / "data"):
-        if root and (found := sorted(Path(root).expanduser().glob(f"**/{name}"))):
-            return found[0]
-    return None
-
-
 def test_dicom_series_equals_its_nifti_twin():
-    """The 133-slice chest CT: same voxels, same affine, from both files."""
-    dicom, twin = _real("cxr/1-001.dcm"), _real("cxr.nii.gz")
-    if not (dicom and twin):
-        pytest.skip("LIDC-IDRI-0001 is not on this machine (MEDRECON_TEST_DATA or MEDRECON_HOME/data)")
+    """The 133-slice chest CT: same voxels, same affine, from both files (`make check-data` fetches them first)."""
+    from medrecon import assets
+
+    folder, twin = assets.path("lidc-idri-0001-dicom"), assets.path("lidc-idri-0001-nifti")
+    if not (folder and twin):
+        pytest.skip("not fetched: medrecon data fetch lidc-idri-0001-dicom lidc-idri-0001-nifti")
+    dicom = sorted(folder.rglob("*.dcm"))[0]
     a, b = canonical(load_volume(dicom.parent)), canonical(load_volume(twin))
     assert a.data.shape == (512, 512, 133)
     assert np.array_equal(a.data, b.data)
