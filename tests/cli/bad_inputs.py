@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makers of broken input for the table in test_bad_input.py. Each takes an empty folder and returns a path."""
+"""Makers of broken input for the table in test_cli_bad_input.py. Each takes an empty folder and returns a path."""
 
 from __future__ import annotations
 
