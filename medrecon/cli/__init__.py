@@ -17,6 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
         from medrecon.cli.app import build
 
         code = build()(args=arguments, standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            return _interrupted()
         return code if isinstance(code, int) else 0
     except MedreconError as e:
         if debug:
@@ -24,16 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except Exception as e:
         import typer
 
-        if type(e).__name__ in ("Exit", "Abort"):
-            return int(getattr(e, "exit_code", 130))
+        if type(e).__name__ == "Abort":
+            return _interrupted()
+        if type(e).__name__ == "Exit":
+            return int(getattr(e, "exit_code", 0))
         if hasattr(e, "show") and hasattr(e, "exit_code"):  # click's usage errors
             e.show()
             return 2
@@ -41,6 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {type(e).__name__}: {e}\n  try: the same command with --debug, and report it", file=sys.stderr)
         return 1
+
+
+def _interrupted() -> int:
+    print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+    return 130
 
 
 def entry() -> None:

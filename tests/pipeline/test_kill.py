@@ -54,8 +54,8 @@ def test_interrupt_saves_and_exits_130_and_the_run_goes_on(tmp_path, small_confi
     for _ in range(600):
         if list((out / "stages").glob(".radiance.*.partial")) if (out / "stages").exists() else []:
             break
-        time.sleep(0.1)
-    time.sleep(2.0)
+        time.sleep(0.05)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
