@@ -151,6 +151,8 @@ def test_unreadable_folder(open_tmp_path, capfd):
     out.mkdir()
     out.chmod(0o777)
     path.chmod(0o000)
+    import medrecon.ingest.guess  # noqa: F401  # nobody may be unable to read the package itself
+
     try:
         with as_nobody():
             assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
@@ -159,15 +161,18 @@ def test_unreadable_folder(open_tmp_path, capfd):
     says_one_thing(capfd.readouterr().err, "([Rr]ead|[Pp]ermission)")
 
 
-def test_read_only_output(open_tmp_path, capfd):
-    path = bad_inputs.pictures(open_tmp_path / "in", [bad_inputs.textured(i) for i in range(3)])
-    out = open_tmp_path / "out"
+def test_read_only_output(tmp_path, capfd):
+    path = bad_inputs.pictures(tmp_path / "in", [bad_inputs.textured(i) for i in range(3)])
+    out = tmp_path / "out"
     out.mkdir()
     out.chmod(0o555)
-    with as_nobody():
-        assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
+    if os.geteuid() == 0:  # permissions mean nothing to root, but nobody may make a folder here
+        out = Path("/sys/medrecon-run")
+        if not out.parent.is_dir():
+            pytest.skip("no file system that refuses root")
+    assert main(["reconstruct", str(path), "--out", str(out)]) == INPUT
     says_one_thing(capfd.readouterr().err, "cannot be written")
-    assert list(out.iterdir()) == []
+    assert not out.exists() or list(out.iterdir()) == []
 
 
 def test_full_disk_is_said_and_the_run_resumes(tmp_path, capfd, monkeypatch):
