@@ -1,19 +1,21 @@
+# Another interpreter, another set of versions: make test PYTHON=python3.10 VENV=.venv-3.10 PINS=constraints-oldest.txt
 # make install | demo | test | test-fast | check-data | lint | wheel | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PINS   := constraints.txt
 
 .PHONY: install demo test test-fast check-data lint wheel clean
 
 install: $(STAMP)
 
 # torch first and pinned: an unpinned torch would bring a newer one, and the build of the kernels needs it in place.
-$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*)
+$(STAMP): pyproject.toml setup.py $(PINS) $(wildcard csrc/*.cpp csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet -c constraints.txt torch torchvision pybind11 ninja numpy
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade -c $(PINS) pip setuptools wheel
+	$(BIN)/python -m pip install --quiet -c $(PINS) torch torchvision pybind11 ninja numpy
+	$(BIN)/python -m pip install --quiet -c $(PINS) --no-build-isolation -e '.[dev]'
 	touch $(STAMP)
 
 # LPIPS needs AlexNet's weights: fetched once, on this request; without a network the demo goes on without LPIPS.

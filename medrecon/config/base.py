@@ -14,3 +14,7 @@ class ComponentConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    def assets(self) -> tuple[str, ...]:
+        """Names of the catalogue's assets (weights) that a component with these options needs, looked at before a run."""
+        return ()

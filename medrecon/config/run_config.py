@@ -57,6 +57,9 @@ class RunOptions(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result on the same machine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the radiance field is trained")
+    accept_licenses: tuple[str, ...] = Field(
+        (), description="licences of weights that you have read and accept, e.g. [magicleap]; see `medrecon weights list`"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = all cores. Results may depend on it")
 
 

@@ -10,6 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from medrecon.assets.catalogue import Asset
     from medrecon.plugins.component import Component
 
 PROJECT = "medrecon"
@@ -22,6 +23,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def medrecon_components() -> "list[Component]":
     """Return the components this plugin provides."""
+
+
+@hookspec
+def medrecon_assets() -> "list[Asset]":
+    """Return the weights and data sets this plugin adds to the catalogue of `medrecon weights` and `medrecon data`."""
 
 
 @hookspec
