@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: the small case that goes down the whole street in well under a minute."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background hands down an ignored Ctrl-C; the tests of interrupting need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = """\
 version: 1
