@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one built-in plugin: every component of the house, through the same hook as anybody's plugin."""
+"""The one built-in plugin: every component and asset of the house, through the same hooks as anybody's plugin."""
 
 from __future__ import annotations
 
+from medrecon.assets.builtin import ASSETS, MAGICLEAP
+from medrecon.assets.catalogue import Asset, License
 from medrecon.plugins import Component, hookimpl
 
 
@@ -53,3 +55,8 @@ COMPONENTS = [
 @hookimpl
 def medrecon_components() -> list[Component]:
     return COMPONENTS
+
+
+@hookimpl
+def medrecon_assets() -> list[Asset | License]:
+    return [MAGICLEAP, *ASSETS]

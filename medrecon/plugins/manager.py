@@ -15,12 +15,15 @@ from typing import Any
 
 import pluggy
 
+from medrecon.assets.catalogue import Asset, License
 from medrecon.errors import ConfigError, MedreconError, PluginError
 from medrecon.plugins import hookspecs
 from medrecon.plugins.component import Component
 
 ENVIRONMENT = "MEDRECON_PLUGINS"
 BUILTIN = "medrecon (built in)"
+# hook -> what it returns a list of
+_COLLECTED: dict[str, tuple[type, ...]] = {"medrecon_components": (Component,), "medrecon_assets": (Asset, License)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Plugins:
         self.problems: list[Problem] = []
         self.loaded: list[Loaded] = []
         self._owner: dict[tuple[str, str], str] = {}
-        self._components: dict[tuple[str, str], Component] = {}
+        self._kept: dict[tuple[str, str], Component | Asset | License] = {}
         import medrecon.builtins
 
         self._add("medrecon", BUILTIN, lambda: medrecon.builtins)
@@ -119,41 +122,60 @@ class Plugins:
             self._problem(who, "implements no hook", "mark its functions with @medrecon.plugins.hookimpl")
             return
         self.loaded.append(Loaded(name, package, hooks))
-        if "medrecon_components" in hooks:
-            self._collect(plugin, who)
+        for hook in _COLLECTED:
+            if hook in hooks:
+                self._collect(plugin, who, hook)
 
-    def _collect(self, plugin: Any, who: str) -> None:
+    def _collect(self, plugin: Any, who: str, hook: str) -> None:
         try:
-            found = plugin.medrecon_components()
+            found = getattr(plugin, hook)()
         except Exception as e:
-            self._problem(who, f"medrecon_components() raised {type(e).__name__}: {e}", "report it to its author")
+            self._problem(who, f"{hook}() raised {type(e).__name__}: {e}", "report it to its author")
             return
         if not isinstance(found, (list, tuple)):
-            self._problem(who, f"medrecon_components() returned {type(found).__name__}, not a list", "return a list")
+            self._problem(who, f"{hook}() returned {type(found).__name__}, not a list", "return a list")
             return
-        for c in found:
-            if not isinstance(c, Component):
-                self._problem(who, f"medrecon_components() holds {type(c).__name__}, not a Component", "use Component")
-                continue
+        for thing in sorted(found, key=lambda t: not isinstance(t, License)):  # an asset may name a licence beside it
             try:
-                c.validate()
+                self._keep(thing, who, hook)
             except MedreconError as e:
                 self._problem(who, e.cause, e.remedy)
-                continue
-            key = (c.kind, c.name)
-            if key in self._components:
-                self._problem(
-                    who,
-                    f"{c.kind} {c.name!r} is already provided by {self._owner[key]}; the one from {who} is ignored",
-                    "uninstall one of the two, or ask an author to rename it",
-                )
-                continue
-            self._components[key], self._owner[key] = c, who
+            except Exception as e:  # a field of a wrong type, for example
+                self._problem(who, f"{hook}() holds {thing!r}: {type(e).__name__}: {e}", "report it to its author")
+
+    def _keep(self, thing: Any, who: str, hook: str) -> None:
+        """Take what a hook returned.  Raises PluginError: not what the hook is for, not valid, or a name in use."""
+        types = _COLLECTED[hook]
+        if not isinstance(thing, types):
+            right = " or ".join(t.__name__ for t in types)
+            raise PluginError(f"{hook}() holds {type(thing).__name__}, not a {right}", f"use {right}")
+        thing.validate()
+        what = thing.kind if isinstance(thing, Component) else type(thing).__name__.lower()
+        key = (what, thing.name)
+        if key in self._kept:
+            raise PluginError(
+                f"{what} {thing.name!r} is already provided by {self._owner[key]}; the one from {who} is ignored",
+                "uninstall one of the two, or ask an author to rename it",
+            )
+        if isinstance(thing, Asset) and thing.acceptance and ("license", thing.acceptance) not in self._kept:
+            raise PluginError(
+                f"asset {thing.name!r}: there is no licence {thing.acceptance!r} to accept",
+                "return a License of that name from the same hook",
+            )
+        self._kept[key], self._owner[key] = thing, who
 
     # -- handing out -----------------------------------------------------------------------------------------------
     def components(self, kind: str | None = None) -> list[Component]:
         """Registered components, built-ins first."""
-        return [c for (k, _), c in self._components.items() if kind in (None, k)]
+        return [c for (k, _), c in self._kept.items() if isinstance(c, Component) and kind in (None, k)]
+
+    def assets(self) -> list[Asset]:
+        """Weights and data sets of the catalogue, our own first."""
+        return [a for a in self._kept.values() if isinstance(a, Asset)]
+
+    def licenses(self) -> list[License]:
+        """Licences that some asset wants accepted."""
+        return [x for x in self._kept.values() if isinstance(x, License)]
 
     def owner(self, component: Component) -> str:
         return self._owner[(component.kind, component.name)]
@@ -161,7 +183,7 @@ class Plugins:
     def component(self, kind: str, name: str) -> Component:
         """Raises ConfigError with the nearest names when there is none."""
         try:
-            return self._components[(kind, name)]
+            return self._kept[(kind, name)]
         except KeyError:
             names = [c.name for c in self.components(kind)]
             near = difflib.get_close_matches(name, names, 1)

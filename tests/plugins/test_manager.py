@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hooks, and that no broken plugin harms the rest."""
 
+import re
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
+from medrecon import assets
+from medrecon.assets import Asset, Carrier, License, Url
 from medrecon.errors import ConfigError, PluginError
 from medrecon.plugins import API_VERSION, Component, hookimpl, hookspecs
 from medrecon.plugins.manager import Plugins
@@ -51,6 +55,49 @@ def test_hook_medrecon_components_adds_a_component_that_can_be_created(monkeypat
         registry.create("metric", "zero", ofset=2.0)
 
 
+MINE = Asset("mine", "weights", "my weights", "MIT", "", 3, "a" * 64, (Url("https://example.org/mine.pth"),))
+TERMS = License("my-terms", "Terms", "Me", "Look, do not touch.", "https://example.org/terms")
+
+
+def test_hook_medrecon_assets_adds_to_the_catalogue(monkeypatch):
+    closed = replace(MINE, name="closed", acceptance="my-terms")
+    registry = load(plugin(medrecon_assets=lambda: [MINE, closed, TERMS]))
+    assert registry.problems == []
+    monkeypatch.setattr("medrecon.plugins.manager.plugins", lambda: registry)
+    assert assets.asset("mine") is MINE and assets.asset("closed").acceptance == "my-terms"
+    assert assets.entries("weights")[0].name == "superpoint"  # our own stay first
+    assert assets.license_terms("my-terms") is TERMS
+
+
+@pytest.mark.parametrize(
+    "returned, cause",
+    [
+        (lambda: 1 / 0, "medrecon_assets.. raised ZeroDivisionError"),
+        (lambda: {"mine": MINE}, "returned dict, not a list"),
+        (lambda: ["mine"], "holds str, not a Asset or License"),
+        (lambda: [MINE, MINE], "asset 'mine' is already provided by p0"),
+        (lambda: [replace(MINE, name="superpoint")], "asset 'superpoint' is already provided by medrecon"),
+        (lambda: [replace(MINE, name="../mine")], "must be lower case"),
+        (lambda: [replace(MINE, name=None)], "must be lower case"),
+        (lambda: [replace(MINE, sha256="abc")], "64 hexadecimal digits"),
+        (lambda: [replace(MINE, sources=())], "no sources"),
+        (lambda: [replace(MINE, sources=("https://example.org/mine.pth",))], "a source is str"),
+        (lambda: [replace(MINE, sources=(Url("file:///etc/passwd"),))], "no web address"),
+        (lambda: [replace(MINE, sources=(Url("https://example.org/.."),))], "ends in no file name"),
+        (lambda: [replace(MINE, sources=3, size_bytes="3")], "not a number of bytes"),
+        (lambda: [replace(MINE, sources=(Carrier(1, 2, "wheel", "a" * 64, None, 3),))], "holds Asset.*AttributeError"),
+        (lambda: [replace(MINE, sources=(Url(None),))], "None is no web address"),
+        (lambda: [replace(MINE, acceptance="my-terms")], "there is no licence 'my-terms' to accept"),
+        (lambda: [replace(TERMS, terms="")], "has no terms"),
+    ],
+)
+def test_bad_assets_are_named_and_the_rest_works(returned, cause):
+    registry = load(plugin(medrecon_assets=returned), plugin(medrecon_assets=lambda: [replace(MINE, name="other")]))
+    (problem,) = registry.problems
+    assert re.search(cause, problem.cause) and problem.plugin == "p0 from package0 1.0" and problem.remedy
+    assert registry.assets()[-1].name == "other"
+
+
 def test_hook_medrecon_commands_adds_a_command(monkeypatch, capsys):
     def medrecon_commands(cli):
         @cli.command("hello")
@@ -93,7 +140,7 @@ def test_every_hook_has_a_test_and_is_documented(request):
     here = Path(__file__).read_text(encoding="utf-8")
     page = (root / "docs" / "plugins" / "hooks.md").read_text(encoding="utf-8")
     hooks = [n for n in vars(hookspecs) if n.startswith("medrecon_")]
-    assert len(hooks) == 6
+    assert len(hooks) == 7
     for name in hooks:
         assert here.count(name) >= 1, f"{name} has no test"
         assert name in page, f"{name} is not in docs/plugins/hooks.md"
