@@ -5,9 +5,9 @@ from medrecon.assets.catalogue import Asset, Carrier, License, Url, asset, entri
 from medrecon.assets.fetching import fetch, fetch_each
 from medrecon.assets.licenses import accept, accepted, accepting
 from medrecon.assets.places import home
-from medrecon.assets.store import fetch_command, obstacle, path, recording, require, state
+from medrecon.assets.store import digest, fetch_command, obstacle, path, recording, require, state
 
 __all__ = [
-    "Asset", "Carrier", "License", "Url", "accept", "accepted", "accepting", "asset", "entries", "fetch",
+    "Asset", "Carrier", "License", "Url", "accept", "accepted", "accepting", "asset", "digest", "entries", "fetch",
     "fetch_each",    "fetch_command", "home", "license_terms", "obstacle", "path", "recording", "require", "state",
 ]  # fmt: skip

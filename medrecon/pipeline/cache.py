@@ -6,13 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medrecon.assets import asset
 from medrecon.config.run_config import RunConfig, Section, is_builtin
 from medrecon.errors import InputError
 from medrecon.pipeline.stages import STAGES, Stage
+from medrecon.pipeline.weights import assets_of
 from medrecon.types.storage import read_json, write_json
 
 STAMP = ".stage.json"
@@ -49,7 +51,7 @@ def digest_path(path: Path) -> str:
     return h.hexdigest()
 
 
-def _section_facts(section: Section) -> dict[str, Any]:
+def section_facts(section: Section) -> dict[str, Any]:
     """What of a section decides the result; a path counts by what lies there, not by its name."""
     facts = section.to_dict()
     if section.component:
@@ -59,6 +61,8 @@ def _section_facts(section: Section) -> dict[str, Any]:
         value = getattr(section.options, field)
         if isinstance(value, Path) and not is_builtin(value):
             facts[field] = digest_path(value)
+    if names := assets_of(section):
+        facts["__assets__"] = {name: asset(name).sha256 for name in names}  # another release may mean another file
     return facts
 
 
@@ -69,9 +73,9 @@ def stage_keys(config: RunConfig, device: str, threads: int) -> dict[str, str]:
         facts: dict[str, Any] = {"stage": stage.name, "version": stage.version, "needs": [keys[n] for n in stage.needs]}
         for name in stage.sections:
             if name in config.lists:
-                facts[name] = [_section_facts(s) for s in config.lists[name]]
+                facts[name] = [section_facts(s) for s in config.lists[name]]
             else:
-                facts[name] = _section_facts(config.sections[name])
+                facts[name] = section_facts(config.sections[name])
         if stage.seeded:
             facts["seed"] = config.options.seed
         if stage.on_device:
@@ -100,7 +104,7 @@ class StageStore:
         return self.root / f".{stage}.old"
 
     def stamp(self, stage: str) -> Mapping[str, Any] | None:
-        """{"key", "seconds", ...} of the finished stage, None when there is none."""
+        """{"key", "seconds", "assets"} of the finished stage, None when there is none."""
         return self._read_stamp(self.final(stage))
 
     @staticmethod
@@ -134,9 +138,10 @@ class StageStore:
         """Forget unfinished work that cannot be resumed."""
         shutil.rmtree(self.partial(stage, key), ignore_errors=True)
 
-    def finish(self, stage: str, key: str, seconds: float) -> None:
+    def finish(self, stage: str, key: str, seconds: float, assets: Iterable[str] = ()) -> None:
+        """Stamp what was written, with the names of the assets it took, and put it in place."""
         partial = self.partial(stage, key)
-        write_json(partial / STAMP, {"key": key, "seconds": round(seconds, 3)})
+        write_json(partial / STAMP, {"key": key, "seconds": round(seconds, 3), "assets": sorted(assets)})
         self._swap(stage, partial)
 
     def _swap(self, stage: str, partial: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import medrecon
 from medrecon.config.run_config import RunConfig, is_builtin
+from medrecon.pipeline.weights import used
 
 PACKAGES = (
     "torch", "numpy", "opencv-python-headless", "pycolmap", "pluggy", "pydantic", "pydicom", "vtk", "scikit-image",
@@ -94,5 +95,6 @@ def manifest(config: RunConfig, device: str, threads: int, stages: list[dict[str
         "machine": machine(),
         "stages": stages,
         "licences": licences,
+        "weights": used(config, stages),
         "input_hash": source["key"] if source else None,
     }

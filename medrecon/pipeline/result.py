@@ -56,5 +56,9 @@ def summarise(run: RunFolder, manifest: dict[str, Any]) -> tuple[dict[str, Any],
         "backend": manifest["ops_backend"]["name"],
         "device": manifest["device"],
         "seed": manifest["seed"],
+        "weights": [
+            {"name": w["name"], "license": w["license"], "accepted": (w["acceptance"] or {}).get("how")}
+            for w in manifest["weights"]
+        ],
     }
     return result, by_name, scale

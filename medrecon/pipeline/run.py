@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medrecon import assets
 from medrecon.config.run_config import RunConfig, load_config
 from medrecon.errors import ConfigError, InputError, MedreconError, StageError
+from medrecon.pipeline import weights
 from medrecon.pipeline.cache import StageStore, stage_keys
 from medrecon.pipeline.display import Display, duration
 from medrecon.pipeline.stages import STAGE_LIST, STAGES, Stage, Work
@@ -132,7 +134,8 @@ def _run_stage(
     build = lambda section: plugins().build(section.component, section.options)
     start = time.monotonic()
     try:
-        stage.call(Work(config, run, folder, device, display, build))
+        with assets.recording() as asked:
+            stage.call(Work(config, run, folder, device, display, build))
     except (KeyboardInterrupt, OSError):
         raise  # what was written so far is where the same command resumes
     except MedreconError:
@@ -147,7 +150,7 @@ def _run_stage(
             "run again with --debug for the traceback; if the input is sound, please report it",
         ) from e
     seconds = time.monotonic() - start
-    store.finish(stage.name, planned.key, seconds)
+    store.finish(stage.name, planned.key, seconds, asked)
     return seconds
 
 
@@ -178,7 +181,7 @@ def run(
     out, display = Path(out), display or Display()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
+        with _locked(out), assets.accepting(config.options.accept_licenses):
             return _run_locked(config, out, from_stage, until, tuple(force), display)
     except OSError as e:
         raise _friendly(e, out) from e
@@ -188,7 +191,8 @@ def _run_locked(config, out: Path, from_stage, until, force, display: Display) -
     device, threads = _device(config), _threads(config)
     _use_threads(threads)
     registry = plugins()
-    _preflight(config)
+    for line in _preflight(config):
+        display.say(line)
     planned = plan(config, out, from_stage, until, force)
     plain = _write_run_yaml(config, out)
 
@@ -217,15 +221,21 @@ def _run_locked(config, out: Path, from_stage, until, force, display: Display) -
             display.headline(f"  {p.stage.name} done in {duration(seconds)}")
         display.event("stage_finished", finished=p.stage.name, seconds=round(seconds, 3), cached=p.cached)
         notify("medrecon_stage_finished", run_dir=out, stage=p.stage.name, seconds=seconds, cached=p.cached)
-        records.append({"name": p.stage.name, "key": p.key, "seconds": round(seconds, 3), "cached": p.cached})
+        record = {"name": p.stage.name, "key": p.key, "seconds": round(seconds, 3), "cached": p.cached}
+        records.append({**record, "assets": list(store.stamp(p.stage.name).get("assets", ()))})
     return _conclude(config, out, device, threads, records, display, notify)
 
 
-def _preflight(config: RunConfig) -> None:
-    """Make every component once before any work, so that a bad option or missing weight costs no hours."""
+def _preflight(config: RunConfig) -> list[str]:
+    """Look for every weight, then make every component once, so that what is missing or bad costs no hours.
+
+    Returns what the user should read about them.
+    """
+    notes = weights.check(config)
     for section in [*config.sections.values(), *(s for group in config.lists.values() for s in group)]:
         if section.component is not None:
             plugins().build(section.component, section.options)
+    return notes
 
 
 def _write_run_yaml(config: RunConfig, out: Path) -> dict[str, Any]:

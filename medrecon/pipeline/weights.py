@@ -3,34 +3,50 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from medrecon import assets
 from medrecon.config.run_config import RunConfig, Section
 from medrecon.errors import AssetError
+from medrecon.networks.weights import SUFFIXES
 from medrecon.pipeline.stages import STAGES
 
 
-def _of(section: Section) -> tuple[str, ...]:
-    """Assets of a section; a plugin's model need not derive from ours."""
+def assets_of(section: Section) -> tuple[str, ...]:
+    """Names of the assets a section says it needs; a plugin's model need not derive from ours."""
     return tuple(getattr(section.options, "assets", tuple)())
 
 
 def needed(config: RunConfig) -> list[str]:
     """Names of the assets that the components of a run say they need, each once, in the order of the stages."""
     sections = [*config.sections.values(), *(s for group in config.lists.values() for s in group)]
-    return list(dict.fromkeys(name for section in sections for name in _of(section)))
+    return list(dict.fromkeys(name for section in sections for name in assets_of(section)))
 
 
-def check(config: RunConfig) -> None:
-    """Raises one AssetError naming everything that is missing, changed or not permitted, with the command for it."""
+def check(config: RunConfig) -> list[str]:
+    """That everything a run needs is here and permitted.
+
+    Returns:
+        A line for each licence that the run file alone accepts.
+
+    Raises:
+        AssetError: names all that is missing, changed or not permitted, with the one command that mends it; or a
+            licence the run accepts is not known.
+    """
     by_run = config.options.accept_licenses
     for name in by_run:
         assets.license_terms(name)
     obstacles = {name: why for name in needed(config) if (why := assets.obstacle(name, by_run, verify=True))}
     if obstacles:
         raise AssetError(f"the run lacks: {'; '.join(obstacles.values())}", assets.fetch_command(obstacles))
+    acceptances = dict.fromkeys(assets.asset(name).acceptance for name in needed(config))
+    terms = [
+        assets.license_terms(name) for name in acceptances if name and assets.accepted(name, by_run).how != "stored"
+    ]
+    return [f"licence {t.name} of {t.who} is accepted in the run file: {t.terms} {t.url}" for t in terms]
 
 
 def used(config: RunConfig, stages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -41,14 +57,34 @@ def used(config: RunConfig, stages: Iterable[dict[str, Any]]) -> list[dict[str, 
         stages: records with ``name`` and, where the stage asked for assets while it worked, ``assets``.
     """
     found: dict[str, list[str]] = {}
+    files: list[dict[str, Any]] = []
     for record in stages:
         sections: list[Section] = []
         for name in STAGES[record["name"]].sections:
             sections += config.lists[name] if name in config.lists else [config.sections[name]]
-        declared = (asset for section in sections for asset in _of(section))
+        declared = (asset for section in sections for asset in assets_of(section))
         for name in dict.fromkeys([*declared, *record.get("assets", ())]):
             found.setdefault(name, []).append(record["name"])
-    return [_facts(name, where, config.options.accept_licenses) for name, where in found.items()]
+        files += [_own_file(path, record["name"]) for section in sections for path in _checkpoints(section)]
+    return [*(_facts(name, where, config.options.accept_licenses) for name, where in found.items()), *files]
+
+
+def _checkpoints(section: Section) -> list[Path]:
+    """Files of weights given by path."""
+    values = (getattr(section.options, field) for field in type(section.options).model_fields)
+    return [v for v in values if isinstance(v, Path) and v.suffix in SUFFIXES]
+
+
+def _own_file(path: Path, stage: str) -> dict[str, Any]:
+    """Facts of a checkpoint given by path, without the path; its licence where the .json beside it says."""
+    try:
+        license = str(json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["license"])
+    except (OSError, ValueError, KeyError, TypeError):
+        license = "not stated"
+    return {
+        "name": "a file of the user's", "license": license, "sha256": assets.digest(path), "stages": [stage],
+        "acceptance": None,
+    }  # fmt: skip
 
 
 def _facts(name: str, stages: list[str], by_run: tuple[str, ...]) -> dict[str, Any]:

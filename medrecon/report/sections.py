@@ -351,6 +351,7 @@ class Provenance:
     stages: tuple[StageTime, ...]
     versions: tuple[tuple[str, str], ...]
     licences: tuple[str, ...]
+    weights: tuple[str, ...]
     config: str
 
 
@@ -395,8 +396,21 @@ def provenance(manifest: dict) -> Provenance:
         ),
         tuple(sorted((str(k), str(v)) for k, v in get("versions", dict).items())),
         _by_licence([str(x) for x in get("licences", list)]),
+        tuple(_weight(w) for w in get("weights", list) if isinstance(w, dict)),
         yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100) if config else "",
     )
+
+
+def _weight(facts: dict) -> str:
+    """ "superpoint: LICENCE; terms of magicleap accepted on 2026-11-22"."""
+    line = f"{facts.get('name', 'unnamed')}: {facts.get('license', 'licence not recorded')}"
+    acceptance = facts.get("acceptance")
+    if not isinstance(acceptance, dict):
+        return line
+    how = (
+        "in the run file" if acceptance.get("how") == "run file" else f"on {acceptance.get('date') or 'an unknown day'}"
+    )
+    return f"{line}; terms of {acceptance.get('license', '')} accepted {how} ({acceptance.get('url', '')})"
 
 
 def _by_licence(entries: list[str]) -> tuple[str, ...]:
