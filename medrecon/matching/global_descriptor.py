@@ -15,19 +15,32 @@ PER_FRAME = 800
 FOR_VOCABULARY = 20000
 
 
-def describe(features: Mapping[int, Features], frame_ids: list[int]) -> np.ndarray:
-    """float32 [F, N_WORDS * D], rows of unit length in the order of ``frame_ids``; zero rows where nothing was found.
+def describe(features: Mapping[int, Features], frame_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """One vector per frame, and how many keypoints each frame has.
 
     The visual words are learned from these very frames (k-means, always from the same start), so no training data
-    and no downloads are needed, and the result is deterministic.
+    and no downloads are needed, and the result is deterministic. Every frame is read twice and kept never: memory is
+    that of the vectors, of one frame and of the sample for the vocabulary.
+
+    Returns:
+        float32 [F, N_WORDS * D], rows of unit length in the order of ``frame_ids``, zero rows where nothing was found
+        (and where every descriptor is a visual word itself); int64 [F] numbers of keypoints.
     """
-    local = [_local(features[i]) for i in frame_ids]
-    width = max((x.shape[1] for x in local if len(x)), default=0)
-    if not width:
-        return np.zeros((len(frame_ids), 1), np.float32)
-    every = np.concatenate([x for x in local if len(x)])
-    words = _words(every[:: max(1, -(-len(every) // FOR_VOCABULARY))])
-    return np.stack([_vlad(x, words) for x in local])
+    share = max(1, -(-FOR_VOCABULARY // max(1, len(frame_ids))))
+    counts, sample = np.zeros(len(frame_ids), np.int64), []
+    for at, i in enumerate(frame_ids):
+        found = features[i]
+        counts[at], rows = len(found), _local(found)
+        if len(rows):
+            sample.append(rows[:: -(-len(rows) // share)].copy())
+    if not sample:
+        return np.zeros((len(frame_ids), 1), np.float32), counts
+    words = _words(np.concatenate(sample))
+    vectors = np.zeros((len(frame_ids), words.size), np.float32)
+    for at, i in enumerate(frame_ids):
+        if counts[at]:
+            vectors[at] = _vlad(_local(features[i]), words)
+    return vectors, counts
 
 
 def _local(features: Features) -> np.ndarray:
@@ -58,10 +71,9 @@ def _nearest(rows: np.ndarray, words: np.ndarray) -> np.ndarray:
 def _vlad(rows: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Sums of residuals per word, each normalised (Arandjelovic and Zisserman, CVPR 2013: intra-normalisation)."""
     out = np.zeros(words.shape, np.float32)
-    if len(rows):
-        near = _nearest(rows, words)
-        for k in np.unique(near):
-            out[k] = (rows[near == k] - words[k]).sum(0)
-        out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    near = _nearest(rows, words)
+    for k in np.unique(near):
+        out[k] = (rows[near == k] - words[k]).sum(0)
+    out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
     out = out.ravel()
     return out / max(float(np.linalg.norm(out)), 1e-12)

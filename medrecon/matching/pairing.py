@@ -59,7 +59,7 @@ class SequentialPairing:
     def _loops(self, ids: list[int], features: Mapping[int, Features]) -> set[tuple[int, int]]:
         """Positions (i, j), i < j, further apart than the overlap."""
         c = self.config
-        vectors = describe(features, ids)
+        vectors, _ = describe(features, ids)
         found = set()
         for i in range(0, len(ids), c.loop_every):
             alike = vectors @ vectors[i]

@@ -98,12 +98,11 @@ def _features(w: Work) -> None:
 
 
 def _matching(w: Work) -> None:
-    from medrecon.matching.match import match_all
+    from medrecon.matching.rounds import match_rounds
 
-    frames, features = w.run.frames, w.run.features
-    pairs = w.component("pairing").pairs(frames, features)
+    pairing, matcher = w.component("pairing"), w.component("matching")
     options = w.config.sections["verification"].options
-    match_all(frames, features, pairs, w.component("matching"), options, w.out, w.seed, w.progress)
+    match_rounds(w.run.frames, w.run.features, pairing, matcher, options, w.out, w.seed, w.progress)
 
 
 def _sfm(w: Work) -> None:

@@ -45,6 +45,16 @@ class Pairing(Protocol):
 
 
 @runtime_checkable
+class SecondRound(Protocol):
+    """A pairing may also offer this, and is then asked once more when its first pairs are matched and verified."""
+
+    def more_pairs(
+        self, graph: MatchGraph, frames: FrameSet, features: Mapping[int, Features]
+    ) -> list[tuple[int, int]]:
+        """Pairs as above that the graph of the first round makes likely, none of them in it; may be empty."""
+
+
+@runtime_checkable
 class Matcher(Protocol):
     def match(self, features_a: Features, features_b: Features) -> Matches:
         """One-to-one putative matches."""

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medrecon.plugins.contracts import SecondRound
 from medrecon.testing import phantoms
 from medrecon.testing.contract import require, same
-from medrecon.types import Features, FrameSet
+from medrecon.types import Features, FrameSet, Matches, MatchGraph, TwoView
 
 KIND = "pairing"
 
@@ -41,7 +45,10 @@ class PairingConformance:
             else:
                 frames, features = FrameSet((), "nothing"), {}
             pairs = self.make().pairs(frames, features)
-        require(isinstance(pairs, list), KIND, "pairs returns a list", type(pairs).__name__)
+        return self._valid(pairs, frames)
+
+    def _valid(self, pairs: list[tuple[int, int]], frames: FrameSet) -> list[tuple[int, int]]:
+        require(isinstance(pairs, list), KIND, "pairs and more_pairs return a list", type(pairs).__name__)
         ids = {f.frame_id for f in frames.frames}
         for pair in pairs:
             two = isinstance(pair, tuple) and len(pair) == 2 and all(type(i) is int for i in pair)
@@ -72,6 +79,34 @@ class PairingConformance:
     def test_is_deterministic(self) -> None:
         contract = "the same frames twice give the same pairs in the same order"
         require(self._pairs(9) == self._pairs(9), KIND, contract)
+
+    def test_second_round_asks_for_new_pairs(self) -> None:
+        pairing = self.make()
+        if not isinstance(pairing, SecondRound):
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            frames, features = self._input(9, Path(folder))
+            graph = self._graph(pairing.pairs(frames, features), features)
+            nothing = MatchGraph(tuple(replace(p, kind="none", inliers=p.inliers & False) for p in graph.pairs))
+            for first in (graph, nothing, MatchGraph(())):
+                tried = {frozenset((p.frame_id_a, p.frame_id_b)) for p in first.pairs}
+                more = self._valid(pairing.more_pairs(first, frames, features), frames)
+                again = [p for p in more if frozenset(p) in tried]
+                require(not again, KIND, "more_pairs asks for no pair of the first round", repr(again[:3]))
+                contract = "the same first round twice gives the same second one"
+                require(pairing.more_pairs(first, frames, features) == more, KIND, contract)
+
+    def _graph(self, pairs: list[tuple[int, int]], features: dict[int, Features]) -> MatchGraph:
+        """The pairs, matched as is true of the phantom's features."""
+        true = phantoms.feature_pair(n=40, n_extra=10)
+        views = []
+        for a, b in pairs:
+            kinds = [0 if same(features[i].xy, true.a.xy) else 1 for i in (a, b)]
+            idx = np.ascontiguousarray(true.true_idx[:, kinds])
+            views.append(
+                TwoView(a, b, Matches(idx, np.ones(len(idx), np.float32)), np.ones(len(idx), bool), "homography")
+            )
+        return MatchGraph(tuple(views))
 
     def test_leaves_its_input_alone(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

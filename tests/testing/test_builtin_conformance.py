@@ -61,6 +61,11 @@ class TestSequential(PairingConformance):
         return create("pairing", "sequential", overlap=2, loop_every=2)
 
 
+class TestRetrieval(PairingConformance):
+    def make(self):
+        return create("pairing", "retrieval", k=3, k_second=2)
+
+
 class TestFromPoses(PairingConformance):
     def make(self):
         return create("pairing", "from-poses", neighbours=3)

@@ -163,6 +163,12 @@ BROKEN = [
     ("pairing", altered(P, "pairs", lambda p, *_: p[next(_calls) % 2 :]), "test_is_deterministic", "same order"),
     ("pairing", altered(P, "pairs", lambda p, self, frames, features: (features.clear(), p)[1]),
      "test_leaves_its_input_alone", "does not change"),
+    ("pairing", type("Broken", (P,), {"more_pairs": lambda self, graph, *_: [
+        (p.frame_id_b, p.frame_id_a) for p in graph.pairs[:1]]}), "test_second_round_asks_for_new_pairs", "first round"),
+    ("pairing", type("Broken", (P,), {"more_pairs": lambda *_: [(3, 3)]}),
+     "test_second_round_asks_for_new_pairs", "with itself"),
+    ("pairing", type("Broken", (P,), {"pairs": lambda *_: [(3, 10)], "more_pairs": lambda *_: [
+        (10, 17), (10, 24)][: 1 + next(_calls) % 2]}), "test_second_round_asks_for_new_pairs", "same second one"),
     ("source", altered(S, "read", lambda f, *_: list(f.frames)), "test_frames_are_what_they_say", "FrameSet"),
     ("source", altered(S, "read", lambda f, *_: FrameSet((), "x")), "test_frames_are_what_they_say", "at least one"),
     ("source", altered(S, "read", lambda f, *_: FrameSet(f.frames[::-1], "x")),
