@@ -52,6 +52,7 @@ COMPONENTS = [
     _c("metric", "lpips", "metrics.lpips:Lpips", "learned perceptual distance", license="BSD-2-Clause"),
     _c("metric", "mae", "metrics.images:Mae", "mean absolute error"),
     _c("metric", "nrmse", "metrics.images:Nrmse", "normalised root mean square error"),
+    _c("benchmark", "matching", "bench.matching:MatchingBenchmark", "front ends on pairs with exact correspondences"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Front ends: an extractor with a matcher, with options and a keypoint budget; and why one cannot be run here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrecon.config.run_config import Section, merge
+from medrecon.config.validation import validate_options
+from medrecon.errors import ConfigError, MedreconError
+
+# Name -> (extractor, its options, matcher, its options). The presets of the house give SIFT this threshold: with its
+# default it finds few points on smooth tissue.
+_SIFT = ("sift", {"contrast_threshold": 0.01})
+KNOWN: dict[str, tuple[str, dict, str, dict]] = {
+    "sift+nearest-neighbour": (*_SIFT, "nearest-neighbour", {}),
+    "surf+nearest-neighbour": ("surf", {}, "nearest-neighbour", {}),
+    "orb+nearest-neighbour": ("orb", {}, "nearest-neighbour", {}),
+    "superpoint+nearest-neighbour": ("superpoint", {}, "nearest-neighbour", {}),
+    "superpoint+superglue-outdoor": ("superpoint", {}, "superglue", {"weights": "superglue-outdoor"}),
+    "superpoint+superglue-indoor": ("superpoint", {}, "superglue", {"weights": "superglue-indoor"}),
+    "disk+lightglue": ("disk", {}, "lightglue", {}),
+    "aliked+lightglue": ("aliked", {}, "lightglue", {}),
+    "xfeat+nearest-neighbour": ("xfeat", {}, "nearest-neighbour", {}),
+    "xfeat+lighterglue": ("xfeat", {}, "lighterglue", {}),
+}
+QUICK = ("sift+nearest-neighbour", "orb+nearest-neighbour")
+PACKAGES = {
+    "disk": "medrecon-lightglue", "aliked": "medrecon-lightglue", "lightglue": "medrecon-lightglue",
+    "xfeat": "medrecon-xfeat", "lighterglue": "medrecon-xfeat",
+}  # fmt: skip
+BUDGET_OPTION = "max_keypoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A front end as a benchmark knows it.
+
+    Attributes:
+        name: "extractor+matcher" of the tables.
+        extractor, matcher: component names.
+        extractor_options, matcher_options: what differs from their defaults, the keypoint budget included.
+    """
+
+    name: str
+    extractor: str
+    matcher: str
+    extractor_options: dict[str, Any] = field(default_factory=dict)
+    matcher_options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in Method.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A method that cannot be run here."""
+
+    name: str
+    reason: str
+    command: str
+
+
+def parse(names: tuple[str, ...], budget: int, options: Mapping[str, Mapping[str, Any]]) -> list[Method]:
+    """Methods by name.
+
+    Args:
+        names: names of ``KNOWN``, or any "extractor+matcher"; () takes all of ``KNOWN``.
+        budget: keypoints per picture, the same for everyone.
+        options: by component name, on top of everything: {"sift": {"contrast_threshold": 0.02}}.
+
+    Raises:
+        ConfigError: a name that is not of that form, or given twice.
+    """
+    methods = []
+    for name in names or tuple(KNOWN):
+        if name in KNOWN:
+            extractor, extractor_options, matcher, matcher_options = KNOWN[name]
+        else:
+            extractor, plus, matcher = name.partition("+")
+            if not (extractor and plus and matcher):
+                raise ConfigError(f"method {name!r} is not extractor+matcher", f"such as {', '.join(KNOWN)}")
+            extractor_options = _SIFT[1] if extractor == _SIFT[0] else {}
+            matcher_options = {}
+        extractor_options = merge({**extractor_options, BUDGET_OPTION: budget}, options.get(extractor, {}))
+        matcher_options = merge(matcher_options, options.get(matcher, {}))
+        methods.append(Method(name, extractor, matcher, extractor_options, matcher_options))
+    if len({m.name for m in methods}) != len(methods):
+        raise ConfigError("a method is named twice", "name each once")
+    unused = set(options) - {c for m in methods for c in (m.extractor, m.matcher)}
+    if unused:
+        raise ConfigError(f"options for {', '.join(sorted(unused))}, which no method uses", "see `medrecon bench list`")
+    return methods
+
+
+def sections(method: Method) -> tuple[Section, Section]:
+    """Extractor and matcher with validated options.  Raises ConfigError (unknown component or option)."""
+    from medrecon.plugins.manager import plugins
+
+    made = []
+    for kind, name, options in (
+        ("extractor", method.extractor, method.extractor_options),
+        ("matcher", method.matcher, method.matcher_options),
+    ):
+        component = plugins().component(kind, name)
+        made.append(Section(component, validate_options(component.load_config(), options, f"{kind} {name}")))
+    extractor, matcher = made
+    if "*" not in matcher.component.accepts and method.extractor not in matcher.component.accepts:
+        raise ConfigError(
+            f"matcher {method.matcher!r} does not take features of {method.extractor!r}",
+            f"it takes those of {', '.join(matcher.component.accepts)}",
+        )
+    return extractor, matcher
+
+
+def available(method: Method) -> Skipped | None:
+    """None when the method can be run here, else why not and the command that mends it."""
+    from medrecon.assets import require
+    from medrecon.plugins.manager import plugins
+
+    here = {(c.kind, c.name) for c in plugins().components()}
+    for kind, name in (("extractor", method.extractor), ("matcher", method.matcher)):
+        if (kind, name) not in here:
+            package = PACKAGES.get(name)
+            command = f"pip install {package}" if package else "medrecon plugins list"
+            return Skipped(method.name, f"{kind} {name!r} is not installed", command)
+    try:
+        for section in sections(method):
+            for asset in section.options.assets():
+                require(asset)
+    except MedreconError as e:
+        return Skipped(method.name, e.cause, e.remedy.strip("`"))
+    return None
+
+
+def component_key(section: Section) -> str:
+    """sha256 of what decides a component's output: options, weights by content, version, and who provides it."""
+    from medrecon.assets import asset
+    from medrecon.pipeline.cache import digest_path, section_facts
+    from medrecon.plugins.manager import plugins
+
+    facts = section_facts(section)
+    for name, value in facts.items():
+        if isinstance(value, str) and value.endswith((".safetensors", ".pth", ".pt")) and Path(value).is_file():
+            facts[name] = digest_path(Path(value))
+    facts["__owner__"] = plugins().owner(section.component)
+    facts["__assets__"] = {name: asset(name).sha256 for name in section.options.assets()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def licences(*parts: Section) -> str:
+    """SPDX expressions of the code and weights of some components, each once."""
+    from medrecon.assets import asset
+
+    found = [p.component.license for p in parts]
+    found += [asset(name).license for p in parts for name in p.options.assets()]
+    return ", ".join(dict.fromkeys(found))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that measure: front ends against exact truth, and on the user's own pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from medrecon.errors import ConfigError
+
+OUT = typer.Option(..., "--out", help="Folder for the results; the same folder again resumes or reuses.")
+SEEDS = typer.Option(None, "--seeds", min=1, max=100, help="Draws of everything random (default 3; quick: 1).")
+QUICK = typer.Option(False, "--quick", help="A small version: does it work, not who is best.")
+METHODS = typer.Option(
+    "", "--methods", help="Comma-separated extractor+matcher, e.g. sift+nearest-neighbour,superpoint+superglue-outdoor."
+)
+BUDGET = typer.Option(1024, "--budget", help="Keypoints per picture, the same for every method.")
+THREADS = typer.Option(0, "--threads", help="CPU threads; 0: all cores.")
+OVERRIDE = typer.Option([], "-o", "--override", help="component.option=value, e.g. sift.contrast_threshold=0.02.")
+SILENT = typer.Option(False, "--silent", help="No progress, only the table.")
+
+
+def add(app: typer.Typer) -> None:
+    app.add_typer(_group(), name="bench", help="Measure front ends and, with plugins, more.")
+
+
+def _group() -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+    @group.command("list")
+    def list_command():
+        """Benchmarks that are installed, and which front ends can be run here."""
+        import medrecon
+        from medrecon.bench.methods import available, parse
+
+        for c in medrecon.components("benchmark"):
+            print(f"{c.name:14} {c.summary}")
+        print("\nfront ends:")
+        for method in parse((), 1024, {}):
+            why_not = available(method)
+            print(f"{method.name:30} " + ("ready" if why_not is None else f"{why_not.reason}; {why_not.command}"))
+
+    @group.command("matching")
+    def matching(
+        out: Path = OUT,
+        quick: bool = QUICK,
+        seeds: int | None = SEEDS,
+        methods: str = METHODS,
+        budget: int = BUDGET,
+        threads: int = THREADS,
+        volume: list[str] = typer.Option(
+            [], "--volume", help="PATH[,transfer=NAME][,crop=NAME] to render; default: the chest CT in the package."
+        ),
+        images: Path | None = typer.Option(None, "--images", help="Folder of pictures, added to the homographies."),
+        plots: bool = typer.Option(True, "--plots/--no-plots", help="Draw accuracy, sweeps and keypoints."),
+        override: list[str] = OVERRIDE,
+        silent: bool = SILENT,
+    ):
+        """Front ends on pairs of pictures whose correspondences are known exactly."""
+        options = {"methods": _names(methods), "budget": budget, "threads": threads, "plots": plots}
+        options |= {"images": images, "options": _options(override)}
+        if volume:
+            options["volumes"] = tuple(_volume(text) for text in volume)
+        _run("matching", options, out, quick, seeds, silent)
+
+    @group.command("run")
+    def run_command(
+        name: str = typer.Argument(..., help="A benchmark of `medrecon bench list`."),
+        out: Path = OUT,
+        quick: bool = QUICK,
+        seeds: int | None = SEEDS,
+        override: list[str] = typer.Option([], "-o", "--override", help="option=value of the benchmark."),
+        silent: bool = SILENT,
+    ):
+        """Any benchmark by name, such as a plugin's."""
+        _run(name, _options(override), out, quick, seeds, silent)
+
+    return group
+
+
+def _run(name: str, options: dict[str, Any], out: Path, quick: bool, seeds: int | None, silent: bool) -> None:
+    import medrecon
+    from medrecon.pipeline.display import Display
+
+    benchmark = medrecon.create("benchmark", name, **options)
+    out.mkdir(parents=True, exist_ok=True)
+    display = Display(quiet=silent)
+    with display.during(name, f"benchmark {name}"):
+        benchmark.run(out, quick, seeds or (1 if quick else 3), display)
+    for table in sorted(out.glob("*.md")):
+        print(table.read_text(encoding="utf-8"))
+    print(f"results   {out / 'results.json'}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(n.strip() for n in text.split(",") if n.strip())
+
+
+def _options(overrides: list[str]) -> dict[str, Any]:
+    from medrecon.config.run_config import merge, parse_override
+
+    out: dict[str, Any] = {}
+    for text in overrides:
+        out = merge(out, parse_override(text))
+    return out
+
+
+def _volume(text: str) -> dict[str, str]:
+    """ "brain.nii.gz,transfer=brain-surface,crop=brain" -> options of one volume."""
+    path, *rest = text.split(",")
+    found = {"path": path}
+    for part in rest:
+        key, equals, value = part.partition("=")
+        if not equals or key not in ("transfer", "crop"):
+            raise ConfigError(f"--volume {text!r}: {part!r} is not understood", "PATH,transfer=NAME,crop=NAME")
+        found[key] = value
+    return found
