@@ -50,13 +50,14 @@ def accept(name: str) -> License:
     from medrecon.types.storage import write_json
 
     terms = license_terms(name)
-    if _stored(name) is None:
+    if stored(name) is None:
         date = datetime.now(timezone.utc).date().isoformat()
         write_json(_file(name), {"name": name, "title": terms.title, "url": terms.url, "date": date})
     return terms
 
 
-def _stored(name: str) -> Acceptance | None:
+def stored(name: str) -> Acceptance | None:
+    """The acceptance that ``accept`` stored, None when there is none."""
     try:
         facts = json.loads(_file(name).read_text(encoding="utf-8"))
         return Acceptance(name, "stored", str(facts["date"])) if facts["name"] == name else None
@@ -66,9 +67,9 @@ def _stored(name: str) -> Acceptance | None:
 
 def accepted(name: str, by_run: Iterable[str] = ()) -> Acceptance | None:
     """How a licence was accepted: stored, or by a run (``by_run``, or one in progress); None when it was not."""
-    stored = _stored(name)
-    if stored is not None:
-        return stored
+    lasting = stored(name)
+    if lasting is not None:
+        return lasting
     with _LOCK:
         running = _RUNS[name] > 0
     return Acceptance(name, "run file") if running or name in by_run else None

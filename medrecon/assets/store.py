@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medrecon.assets.catalogue import Asset, asset
-from medrecon.assets.licenses import accepted
+from medrecon.assets.licenses import accepted, stored
 from medrecon.assets.places import place_of
 from medrecon.errors import AssetError
 
@@ -59,7 +59,7 @@ def fetch_command(names: Iterable[str]) -> str:
     commands = []
     for kind in dict.fromkeys(entry.kind for entry in wanted):
         chosen = [entry for entry in wanted if entry.kind == kind]
-        licenses = dict.fromkeys(e.acceptance for e in chosen if e.acceptance and accepted(e.acceptance) is None)
+        licenses = dict.fromkeys(e.acceptance for e in chosen if e.acceptance and stored(e.acceptance) is None)
         words = [f"medrecon {kind} fetch", *(e.name for e in chosen), *(f"--accept-license {x}" for x in licenses)]
         commands.append(" ".join(words))
     return " && ".join(commands)
