@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from medrecon.config import yaml_file
+from medrecon.config import front_ends, yaml_file
 from medrecon.config.validation import validate_options
 from medrecon.errors import ConfigError
 from medrecon.plugins.component import Component
@@ -58,7 +58,8 @@ class RunOptions(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result on the same machine")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the radiance field is trained")
     accept_licenses: tuple[str, ...] = Field(
-        (), description="licences of weights that you have read and accept, e.g. [magicleap]; see `medrecon weights list`"
+        (),
+        description="licences of weights that you have read and accept, e.g. [magicleap]; see `medrecon weights list`",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = all cores. Results may depend on it")
 
@@ -88,11 +89,13 @@ class RunConfig:
         options: the keys at the top.
         sections: one ``Section`` per key of COMPONENT_SECTIONS and FIXED_SECTIONS.
         lists: for "analysis" and "export": sections in the order they run.
+        choice: how extractor and matcher were chosen, None where the run names them.
     """
 
     options: RunOptions
     sections: dict[str, Section]
     lists: dict[str, tuple[Section, ...]]
+    choice: front_ends.FrontEndChoice | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that ``load_config`` reads back to the same run."""
@@ -197,7 +200,7 @@ def load_config(
     def place(*prefix: str):
         return lambda path: f"{name}:{lines[(*prefix, *path)]}" if (*prefix, *path) in lines else ""
 
-    sections_known = [*COMPONENT_SECTIONS, *FIXED_SECTIONS, *LIST_SECTIONS]
+    sections_known = [*COMPONENT_SECTIONS, *FIXED_SECTIONS, *LIST_SECTIONS, front_ends.SECTION]
     top = {k: v for k, v in data.items() if k not in sections_known}
     unknown = [k for k in top if k not in RunOptions.model_fields]
     if unknown:
@@ -209,6 +212,10 @@ def load_config(
     options = validate_options(RunOptions, top, name, place())
 
     registry = plugins()
+    decided, choice = front_ends.choose(
+        data.pop(front_ends.SECTION, None), data, options.accept_licenses, registry, name
+    )
+    data = merge(decided, data)
     sections: dict[str, Section] = {}
     for key, (kind, default) in COMPONENT_SECTIONS.items():
         given = _mapping(data.get(key), key, name)
@@ -237,7 +244,7 @@ def load_config(
             )
             picked.append(Section(component, _resolve_paths(model, base)))
         lists[key] = tuple(picked)
-    config = RunConfig(options, sections, lists)
+    config = RunConfig(options, sections, lists, choice)
     _check_accepts(config)
     return config
 
@@ -276,6 +283,7 @@ def json_schema() -> dict[str, Any]:
         return schema
 
     properties = dict(RunOptions.model_json_schema()["properties"])
+    properties[front_ends.SECTION] = front_ends.json_schema()
     for key, (kind, default) in COMPONENT_SECTIONS.items():
         choices = []
         for c in registry.components(kind):

@@ -96,5 +96,6 @@ def manifest(config: RunConfig, device: str, threads: int, stages: list[dict[str
         "stages": stages,
         "licences": licences,
         "weights": used(config, stages),
+        "front_end": config.choice.to_dict() if config.choice else None,
         "input_hash": source["key"] if source else None,
     }

@@ -231,7 +231,7 @@ def _preflight(config: RunConfig) -> list[str]:
 
     Returns what the user should read about them.
     """
-    notes = weights.check(config)
+    notes = [*(config.choice.lines() if config.choice else []), *weights.check(config)]
     for section in [*config.sections.values(), *(s for group in config.lists.values() for s in group)]:
         if section.component is not None:
             plugins().build(section.component, section.options)

@@ -376,6 +376,8 @@ def provenance(manifest: dict) -> Provenance:
         parts += [f"{machine['ram_gb']} GB" if machine.get("ram_gb") else "", str(machine.get("gpu") or "no GPU")]
         facts.append(("Machine", ", ".join(p for p in parts if p)))
         facts.append(("Platform", str(machine.get("platform", ""))))
+    if get("front_end", dict):
+        facts.append(("Features and matches", _front_end(manifest["front_end"])))
     if manifest.get("input_hash"):
         facts.append(("Input hash", str(manifest["input_hash"])))
     stages = [s for s in get("stages", list) if isinstance(s, dict)]
@@ -399,6 +401,13 @@ def provenance(manifest: dict) -> Provenance:
         tuple(_weight(w) for w in get("weights", list) if isinstance(w, dict)),
         yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100) if config else "",
     )
+
+
+def _front_end(choice: dict) -> str:
+    """ "sift + nearest-neighbour, chosen; not superpoint + superglue: superpoint not fetched"."""
+    passed_over = [p for p in choice.get("passed_over") or [] if isinstance(p, dict)]
+    reasons = [f"not {p.get('name', '')}: {p.get('reason', '')}" for p in passed_over]
+    return "; ".join([f"{choice.get('chosen', '')}, chosen for this machine", *reasons])
 
 
 def _weight(facts: dict) -> str:
