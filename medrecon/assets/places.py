@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medrecon.assets.catalogue import Asset
+from medrecon.assets.catalogue import Asset, Carrier, Url
 
 
 def home() -> Path:
@@ -27,6 +27,11 @@ def place_of(entry: Asset) -> Path:
 def parts() -> Path:
     """Folder of downloads that were cut short, named by the hash they will have, to go on from."""
     return home() / "parts"
+
+
+def part_of(entry: Asset, source: Url | Carrier) -> Path:
+    """Where an unfinished download of a source is kept to go on from."""
+    return parts() / f"{source.sha256 if isinstance(source, Carrier) else entry.sha256}.part"
 
 
 @contextmanager

