@@ -23,6 +23,8 @@ COMPONENTS = [
     _c("extractor", "sift", "features.sift:SiftExtractor", "SIFT (OpenCV), optionally RootSIFT"),
     _c("extractor", "surf", "features.surf:SurfExtractor", "SURF (mahotas, or OpenCV's where it is built in)"),
     _c("extractor", "orb", "features.orb:OrbExtractor", "ORB binary features (OpenCV)"),
+    _c("extractor", "superpoint", "features.superpoint:SuperpointExtractor", "SuperPoint, learned (needs weights)",
+       license="Apache-2.0; the weights `superpoint` are Magic Leap's: non-commercial research only"),
     _c("pairing", "exhaustive", "matching.pairing:ExhaustivePairing", "every pair"),
     _c("pairing", "sequential", "matching.pairing:SequentialPairing", "neighbours in time, with loop closing",
        version=2),

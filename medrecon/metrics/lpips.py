@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
-import sys
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -18,6 +16,7 @@ from medrecon import assets
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import AssetError, InputError
 from medrecon.metrics.images import check_pair
+from medrecon.networks.torchvision_import import import_with_torchvision
 
 _MIN_SIDE = 64  # below this AlexNet's last pooling leaves nothing
 
@@ -61,7 +60,7 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
 
 def load_lpips(network: str, weights: Path) -> torch.nn.Module:
     """The ``lpips`` package's module with its own heads and the backbone from ``weights``."""
-    lpips = _import_lpips()
+    lpips = import_with_torchvision("lpips")
     arrays = _read_arrays(weights)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # torchvision's deprecations; the random start is overwritten below
@@ -102,30 +101,3 @@ def _read_arrays(path: Path) -> dict:
     if not isinstance(data, dict):
         raise AssetError(f"{path.name} does not hold a dictionary of arrays", "delete it and fetch it again")
     return data
-
-
-_TORCHVISION_OPS: list = []  # the library handle must outlive the process's use of torchvision
-
-
-def _import_lpips():
-    """Import ``lpips`` although the installed torchvision may be built for another torch.
-
-    torchvision's Linux wheel is a CUDA build: with a CPU torch its compiled operators do not load and its import
-    fails on two undeclared schemas. LPIPS needs none of them, so declaring the schemas is enough.
-    """
-    try:
-        return importlib.import_module("lpips")
-    except RuntimeError as e:
-        if "torchvision::" not in str(e):
-            raise
-    for name in [n for n in sys.modules if n.split(".")[0] in ("torchvision", "lpips")]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in (
-        ("nms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-        ("qnms", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"),
-    ):
-        if not torch._C._dispatch_has_kernel(f"torchvision::{name}"):
-            library.define(f"{name}{schema}")
-    _TORCHVISION_OPS.append(library)
-    return importlib.import_module("lpips")

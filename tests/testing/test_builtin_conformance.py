@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import medrecon
+from medrecon.features.superpoint_network import save_network
 from medrecon.images import cv2, write_png
 from medrecon.testing import (
     ExtractorConformance,
@@ -16,6 +17,7 @@ from medrecon.testing import (
     SourceConformance,
     phantoms,
 )
+from medrecon.testing.networks import small_superpoint
 
 create = medrecon.create
 
@@ -33,6 +35,18 @@ class TestSurf(ExtractorConformance):
 class TestOrb(ExtractorConformance):
     def make(self):
         return create("extractor", "orb", max_keypoints=500)
+
+
+class TestSuperpoint(ExtractorConformance):
+    """With made-up weights that treat a mirrored picture as the mirror of the picture."""
+
+    @pytest.fixture(autouse=True)
+    def weights(self, tmp_path):
+        self.path = tmp_path / "small.safetensors"
+        save_network(self.path, small_superpoint(), "Apache-2.0", {})
+
+    def make(self):
+        return create("extractor", "superpoint", weights=str(self.path), max_keypoints=500, device="cpu")
 
 
 class TestNearestNeighbour(MatcherConformance):

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SuperPoint (DeTone et al., CVPR workshops 2018): learned keypoints and descriptors from one convolutional network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from medrecon.config import ComponentConfig
+from medrecon.errors import StageError
+from medrecon.features.prepare import outside_mask, prepare, within
+from medrecon.networks.device import Device, Precision, place
+from medrecon.networks.weights import Weights, weights_assets, weights_path
+from medrecon.types import Features
+
+_CELL_PX = 8  # superpoint_network.CELL_PX; torch is imported only when an extractor is made
+# The maps of the heads see 38 px around their cell: 5 whole cells.
+_SIGHT_PX = 40
+# How far one score is felt by the non-maximum suppression, in radii: a maximum, then twice what it hides and the
+# maximum of what that leaves.
+_NMS_REACH = 5
+
+
+class SuperpointExtractorConfig(ComponentConfig):
+    weights: Weights = Field(
+        "superpoint", description="asset name, or a checkpoint: .safetensors of our own, .pth of the original form"
+    )
+    max_keypoints: int | None = Field(
+        1024, ge=1, description="keypoints kept per image, the strongest first; null: all"
+    )
+    threshold: float = Field(0.005, ge=0, lt=1, description="least probability of a keypoint")
+    nms_radius_px: int = Field(4, ge=0, le=64, description="keypoints keep this distance along both axes; 0: no limit")
+    border_px: int = Field(4, ge=0, description="nothing is kept nearer the edge of the image")
+    max_size_px: int | None = Field(
+        1600, ge=32, description="larger images are shrunk to this longest side; null: never"
+    )
+    device: Device = Field("auto", description="auto: the GPU where there is one")
+    # fp16 before bf16: the released network's maps stay below 700, and bf16 moves 1 keypoint in 12, fp16 1 in 50.
+    precision: Precision = Field("auto", description="of the convolutions on a GPU, auto: fp16; a CPU takes fp32")
+
+    @model_validator(mode="after")
+    def _half_needs_a_gpu(self) -> "SuperpointExtractorConfig":
+        if self.device == "cpu" and self.precision in ("fp16", "bf16"):
+            raise ValueError(f"precision {self.precision} is for GPUs; device cpu computes in fp32")
+        return self
+
+    def assets(self) -> tuple[str, ...]:
+        return weights_assets(self.weights)
+
+
+class SuperpointExtractor:
+    """Descriptors float32 [N, 256] of unit length, metric "l2"; keypoints by falling score, then y, then x.
+
+    Raises:
+        AssetError: the weights have not been fetched, or are damaged or of another network.
+        ConfigError: a GPU is asked for and there is none.
+    """
+
+    def __init__(self, config: SuperpointExtractorConfig):
+        import torch
+
+        from medrecon.features.superpoint_network import load_network
+
+        self.config = config
+        self.device, self.dtype = place("superpoint", config.device, config.precision)
+        self.network = load_network(weights_path(config.weights)).requires_grad_(False)
+        self.network.to(self.device, memory_format=torch.channels_last)
+
+    def extract(self, image: np.ndarray, mask: np.ndarray | None = None) -> Features:
+        """image uint8 [H, W] or [H, W, 3] RGB; mask bool [H, W], True = use.
+
+        Nothing is found in images that are constant or smaller than a cell of 8 px, and none in a margin of up to 7 px
+        on the right and below that fills no cell. A mask removes keypoints and changes nothing else: what it hides is
+        still seen by those beside it.
+
+        Raises:
+            InputError: wrong dtype or shape.
+            StageError: the network's output is not finite.
+        """
+        grey, small_mask, factor = prepare(image, mask, self.config.max_size_px)
+        hidden = [(m, f) for m, f in ((small_mask, 1.0), (mask, factor)) if m is not None]
+        xy, scores = np.zeros((0, 2)), np.zeros(0, np.float32)
+        descriptors = np.zeros((0, self.network.config.descriptor_size), np.float32)
+        region = _region(small_mask, grey.shape, self.config.nms_radius_px)
+        if region and min(grey.shape) >= _CELL_PX and grey.min() != grey.max():
+            found = self._find(grey, region, lambda xy: np.any([outside_mask(xy * f, m) for m, f in hidden], axis=0))
+            xy, scores, descriptors = found or (xy, scores, descriptors)
+        size = image.shape[1], image.shape[0]
+        return Features(within(xy * factor, size), scores, descriptors, "l2", size, "superpoint")
+
+    def _find(
+        self, grey: np.ndarray, region: tuple[slice, slice], hidden: Callable[[np.ndarray], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """xy float64 [N, 2] px of ``grey``, scores, descriptors, best first; None where nothing is found.
+
+        Args:
+            grey: uint8 [H, W].
+            region: the part of it that the network needs to see.
+            hidden: tells of xy [N, 2] which keypoints the mask hides.
+        """
+        import torch
+
+        from medrecon.features.superpoint_encoder import encode_in_strips
+        from medrecon.features.superpoint_keypoints import find_keypoints, sample_descriptors, score_map
+
+        c, network = self.config, self.network
+        grid = grey.shape[0] // _CELL_PX, grey.shape[1] // _CELL_PX
+        origin = region[0].start, region[1].start
+        half = self.dtype != torch.float32
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=half):
+            picture = torch.from_numpy(np.ascontiguousarray(grey[region])).to(self.device)
+            picture = (picture.float() / 255)[None, None].contiguous(memory_format=torch.channels_last)
+            encoded = encode_in_strips(network, picture) if self.device.type == "cpu" else network.encode(picture)
+            probability = score_map(network.detect(encoded)[0])
+            if not torch.isfinite(probability).all():
+                raise StageError(
+                    "superpoint: the network's output is not finite", "set precision: fp32, or other weights"
+                )
+            row, column, scores = find_keypoints(probability, c.nms_radius_px, c.threshold)
+            row, column = row + origin[0], column + origin[1]
+            xy = np.stack([column, row], 1) + 0.5
+            # Distance to the edge of the whole cells: the margin beyond them does not count as image.
+            inside = np.minimum(xy, np.array([grid[1], grid[0]]) * _CELL_PX - xy).min(1) > c.border_px
+            best = np.flatnonzero(inside & ~hidden(xy))
+            best = best[np.lexsort((column[best], row[best], -scores[best]))][: c.max_keypoints]
+            if not len(best):
+                return None
+            first_cell = origin[0] // _CELL_PX, origin[1] // _CELL_PX
+            cells = network.describe(encoded)[0]
+            descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
+        return xy[best], scores[best], descriptors
+
+
+def _region(mask: np.ndarray | None, shape: tuple[int, int], radius: int) -> tuple[slice, slice] | None:
+    """Rows and columns of whole cells that decide what is found inside the mask; None where it hides everything.
+
+    Args:
+        mask: bool [H, W] or None.
+        shape: (H, W).
+        radius: of the non-maximum suppression.
+    """
+    if mask is None:
+        return slice(0, shape[0]), slice(0, shape[1])
+    # Descriptors are mixed from neighbouring cells, hence one cell at least.
+    reach = max(_NMS_REACH * radius, _CELL_PX) + _SIGHT_PX
+    out = []
+    for axis, size in enumerate(shape):
+        seen = np.flatnonzero(mask.any(axis=1 - axis))
+        if not len(seen):
+            return None
+        start = max(0, (int(seen[0]) - reach) // _CELL_PX * _CELL_PX)
+        stop = -(-(int(seen[-1]) + 1 + reach) // _CELL_PX) * _CELL_PX
+        out.append(slice(start, stop if stop < size // _CELL_PX * _CELL_PX else size))
+    return out[0], out[1]
