@@ -151,4 +151,6 @@ def _needs(kind: str, config: Path) -> tuple[list[str], tuple[str, ...]]:
     from medrecon.pipeline.weights import needed
 
     resolved = medrecon.load_config(config)
+    for line in resolved.choice.lines() if resolved.choice else ():
+        print(line, file=sys.stderr)
     return [name for name in needed(resolved) if asset(name).kind == kind], resolved.options.accept_licenses
