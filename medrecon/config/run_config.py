@@ -34,6 +34,7 @@ COMPONENT_SECTIONS: dict[str, tuple[str, str | None]] = {
 # section -> options model of a stage that has only one implementation.
 FIXED_SECTIONS: dict[str, str] = {
     "masks": "medrecon.ingest.masks:MaskConfig",
+    "modality": "medrecon.ingest.modality:ModalityConfig",
     "verification": "medrecon.matching.verification:VerificationConfig",
     "scale": "medrecon.sfm.scale:ScaleConfig",
     "training": "medrecon.radiance.settings:TrainingConfig",

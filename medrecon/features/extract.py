@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,13 @@ from medrecon.progress import Progress
 from medrecon.types import Features, Frame, FrameSet
 
 
-def extract_all(frames: FrameSet, extractor, out_dir: Path, progress: Progress) -> None:
+def extract_all(
+    frames: FrameSet,
+    extractor,
+    out_dir: Path,
+    progress: Progress,
+    prepare: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None,
+) -> None:
     """Extract every frame's features into ``out_dir/{frame_id:06d}.npz``.
 
     Files already there that load and fit their frame are kept: a killed run goes on where it stopped. The pictures
@@ -22,6 +29,7 @@ def extract_all(frames: FrameSet, extractor, out_dir: Path, progress: Progress) 
 
     Args:
         extractor: see ``medrecon.plugins.contracts.Extractor``.
+        prepare: (image, mask) -> the image that the extractor sees, of the same shape; None: as it is.
 
     Raises:
         InputError: a frame's picture or mask cannot be read.
@@ -33,10 +41,10 @@ def extract_all(frames: FrameSet, extractor, out_dir: Path, progress: Progress) 
     if len(todo) < len(frames):
         progress.advance(len(frames) - len(todo))
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_load, todo[0]) if todo else None
+        ahead = reader.submit(_load, todo[0], prepare) if todo else None
         for i, frame in enumerate(todo):
             image, mask = ahead.result()
-            ahead = reader.submit(_load, todo[i + 1]) if i + 1 < len(todo) else None
+            ahead = reader.submit(_load, todo[i + 1], prepare) if i + 1 < len(todo) else None
             features = checked_extract(extractor, image, mask, frame.name)
             features.save(out_dir / f"{frame.frame_id:06d}.npz")
             progress.advance(1, keypoints=len(features))
@@ -66,8 +74,9 @@ def checked_extract(extractor, image: np.ndarray, mask: np.ndarray | None, frame
     return features
 
 
-def _load(frame: Frame) -> tuple[np.ndarray, np.ndarray | None]:
-    return frame.load_image(), frame.load_mask()
+def _load(frame: Frame, prepare) -> tuple[np.ndarray, np.ndarray | None]:
+    image, mask = frame.load_image(), frame.load_mask()
+    return (image if prepare is None else prepare(image, mask)), mask
 
 
 def _usable(path: Path, frame: Frame) -> bool:

@@ -93,8 +93,11 @@ def _masks(w: Work) -> None:
 
 def _features(w: Work) -> None:
     from medrecon.features.extract import extract_all
+    from medrecon.ingest.modality import preprocessing
 
-    extract_all(w.run.frames, w.component("features"), w.out, w.progress)
+    frames = w.run.frames
+    prepare = preprocessing(w.config.sections["modality"].options, frames, w.progress)
+    extract_all(frames, w.component("features"), w.out, w.progress, prepare)
 
 
 def _matching(w: Work) -> None:
@@ -150,7 +153,7 @@ STAGE_LIST: tuple[Stage, ...] = (
     Stage("source", (), ("source",), _source, "read or render the pictures"),
     Stage("keyframes", ("source",), ("keyframes",), _keyframes, "choose sharp, well exposed, moving frames"),
     Stage("masks", ("keyframes",), ("masks",), _masks, "mask endoscope border, glare and user regions"),
-    Stage("features", ("masks",), ("features",), _features, "find keypoints and descriptors"),
+    Stage("features", ("masks",), ("modality", "features"), _features, "find keypoints and descriptors"),
     Stage(
         "matching",
         ("features",),
