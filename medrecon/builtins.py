@@ -55,6 +55,7 @@ COMPONENTS = [
     _c("metric", "mae", "metrics.images:Mae", "mean absolute error"),
     _c("metric", "nrmse", "metrics.images:Nrmse", "normalised root mean square error"),
     _c("benchmark", "matching", "bench.matching:MatchingBenchmark", "front ends on pairs with exact correspondences"),
+    _c("benchmark", "front-ends", "bench.front_ends:FrontEndsBenchmark", "front ends on the user's own pictures"),
 ]  # fmt: skip
 
 

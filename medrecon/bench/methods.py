@@ -7,12 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from medrecon.config.run_config import Section, merge
 from medrecon.config.validation import validate_options
-from medrecon.errors import ConfigError, MedreconError
+from medrecon.errors import ConfigError, PluginError
 
 # Name -> (extractor, its options, matcher, its options). The presets of the house give SIFT this threshold: with its
 # default it finds few points on smooth tissue.
@@ -119,8 +118,13 @@ def sections(method: Method) -> tuple[Section, Section]:
 
 
 def available(method: Method) -> Skipped | None:
-    """None when the method can be run here, else why not and the command that mends it."""
-    from medrecon.assets import require
+    """None when the method can be run here, else why not and the command that mends it.
+
+    Raises:
+        ConfigError: options that the components do not take.
+    """
+    from medrecon.assets import fetch_command, obstacle
+    from medrecon.pipeline.weights import assets_of
     from medrecon.plugins.manager import plugins
 
     here = {(c.kind, c.name) for c in plugins().components()}
@@ -130,33 +134,28 @@ def available(method: Method) -> Skipped | None:
             command = f"pip install {package}" if package else "medrecon plugins list"
             return Skipped(method.name, f"{kind} {name!r} is not installed", command)
     try:
-        for section in sections(method):
-            for asset in section.options.assets():
-                require(asset)
-    except MedreconError as e:
-        return Skipped(method.name, e.cause, e.remedy.strip("`"))
-    return None
+        parts = sections(method)
+    except PluginError as e:
+        return Skipped(method.name, e.cause, e.remedy)
+    needed = dict.fromkeys(name for part in parts for name in assets_of(part))
+    missing = [why for name in needed if (why := obstacle(name, verify=True))]
+    return Skipped(method.name, missing[0], fetch_command(needed)) if missing else None
 
 
 def component_key(section: Section) -> str:
     """sha256 of what decides a component's output: options, weights by content, version, and who provides it."""
-    from medrecon.assets import asset
-    from medrecon.pipeline.cache import digest_path, section_facts
+    from medrecon.pipeline.cache import section_facts
     from medrecon.plugins.manager import plugins
 
-    facts = section_facts(section)
-    for name, value in facts.items():
-        if isinstance(value, str) and value.endswith((".safetensors", ".pth", ".pt")) and Path(value).is_file():
-            facts[name] = digest_path(Path(value))
-    facts["__owner__"] = plugins().owner(section.component)
-    facts["__assets__"] = {name: asset(name).sha256 for name in section.options.assets()}
+    facts = {**section_facts(section), "__owner__": plugins().owner(section.component)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def licences(*parts: Section) -> str:
     """SPDX expressions of the code and weights of some components, each once."""
     from medrecon.assets import asset
+    from medrecon.pipeline.weights import assets_of
 
     found = [p.component.license for p in parts]
-    found += [asset(name).license for p in parts for name in p.options.assets()]
+    found += [asset(name).license for p in parts for name in assets_of(p)]
     return ", ".join(dict.fromkeys(found))

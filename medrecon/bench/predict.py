@@ -21,7 +21,7 @@ import numpy as np
 
 from medrecon.bench.cases import Case, CaseFolder
 from medrecon.bench.methods import Method, component_key, sections
-from medrecon.errors import InputError, StageError
+from medrecon.errors import MedreconError, StageError
 from medrecon.progress import Progress
 from medrecon.types import Features, Matches
 from medrecon.types.storage import read_json, read_npz, write_json, write_npz
@@ -183,5 +183,5 @@ def _match(matcher, features_dir: Path, pairs: list[tuple[str, str]], out: Path)
 if __name__ == "__main__":
     try:
         _worker(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    except InputError as e:
-        sys.exit(str(e).replace("\n", " "))
+    except MedreconError as e:
+        sys.exit(e.cause.replace("\n", " "))  # the last line of the log is what the user is told

@@ -65,6 +65,30 @@ def _group() -> typer.Typer:
             options["volumes"] = tuple(_volume(text) for text in volume)
         _run("matching", options, out, quick, seeds, silent)
 
+    @group.command("front-ends")
+    def front_ends(
+        path: Path | None = typer.Argument(None, help="Video, folder of pictures, DICOM or volume.", metavar="INPUT"),
+        demo: bool = typer.Option(False, "--demo", help="The demo's chest CT instead of an INPUT."),
+        frames: int | None = typer.Option(None, "--frames", help="Keyframes; default: as the preset says."),
+        pairs: str = typer.Option("sequential", "--pairs", help="sequential or exhaustive."),
+        out: Path = OUT,
+        quick: bool = QUICK,
+        seeds: int | None = typer.Option(None, "--seeds", min=1, max=100, help="Runs of each method (default 1)."),
+        methods: str = METHODS,
+        budget: int = BUDGET,
+        threads: int = THREADS,
+        override: list[str] = typer.Option(
+            [], "-o", "--override", help="section.key=value of the runs, for every method.", metavar="KEY=VALUE"
+        ),
+        silent: bool = SILENT,
+    ):
+        """Front ends on your own pictures: verified matches, registered frames, points."""
+        if demo == (path is not None):
+            raise ConfigError("give an INPUT or --demo", "medrecon bench front-ends clip.mp4 --out runs/front-ends")
+        options = {"input": path, "frames": frames, "methods": _names(methods), "budget": budget, "pairs": pairs}
+        options |= {"threads": threads, "overrides": tuple(override)}
+        _run("front-ends", options, out, quick, seeds or 1, silent)
+
     @group.command("run")
     def run_command(
         name: str = typer.Argument(..., help="A benchmark of `medrecon bench list`."),
