@@ -181,11 +181,15 @@ def license_terms(name: str) -> License:
 
 
 def _named(what: str, name: str, known: list):
+    from medrecon.plugins.manager import plugins
+
     for entry in known:
         if entry.name == name:
             return entry
     names = [entry.name for entry in known]
     near = difflib.get_close_matches(name, names, 1)
+    broken = "; ".join(f"{p.plugin} {p.cause}" for p in plugins().problems)
     raise AssetError(
-        f"there is no {what} called {name!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}"
+        f"there is no {what} called {name!r}" + (f" (but: {broken})" if broken else ""),
+        f"did you mean {near[0]!r}?" if near else f"one of {', '.join(names)}",
     )

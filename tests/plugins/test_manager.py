@@ -11,7 +11,7 @@ import pytest
 
 from medrecon import assets
 from medrecon.assets import Asset, Carrier, License, Url
-from medrecon.errors import ConfigError, PluginError
+from medrecon.errors import AssetError, ConfigError, PluginError
 from medrecon.plugins import API_VERSION, Component, hookimpl, hookspecs
 from medrecon.plugins.manager import Plugins
 
@@ -96,6 +96,13 @@ def test_bad_assets_are_named_and_the_rest_works(returned, cause):
     (problem,) = registry.problems
     assert re.search(cause, problem.cause) and problem.plugin == "p0 from package0 1.0" and problem.remedy
     assert registry.assets()[-1].name == "other"
+
+
+def test_an_asset_that_a_broken_plugin_should_bring_names_the_plugin(monkeypatch):
+    registry = load(plugin(medrecon_assets=lambda: 1 / 0))
+    monkeypatch.setattr("medrecon.plugins.manager.plugins", lambda: registry)
+    with pytest.raises(AssetError, match="called 'mine' .but: p0 from package0 1.0 medrecon_assets.. raised ZeroDiv"):
+        assets.asset("mine")
 
 
 def test_hook_medrecon_commands_adds_a_command(monkeypatch, capsys):
