@@ -16,5 +16,5 @@ class ComponentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     def assets(self) -> tuple[str, ...]:
-        """Names of the catalogue's assets (weights) that a component with these options needs; a run checks them first."""
+        """Names of the assets (weights) that a component with these options needs; a run looks for them first."""
         return ()
