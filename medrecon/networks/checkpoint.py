@@ -66,11 +66,12 @@ def save_checkpoint(
     write_json(path.with_suffix(".json"), about)
 
 
-def load_checkpoint(path: Path, format: str) -> Checkpoint:
+def load_checkpoint(path: Path, format: str, part: str | None = None) -> Checkpoint:
     """Read a checkpoint of our own (.safetensors) or a PyTorch one (any other suffix).
 
     Args:
         format: what the .json beside our own must say, for example "medrecon-superpoint".
+        part: entry of a PyTorch file that holds the network's tensors; None: it holds nothing else.
 
     Raises:
         AssetError: missing, truncated, of another format or version, more than plain tensors (nothing is executed),
@@ -80,7 +81,7 @@ def load_checkpoint(path: Path, format: str) -> Checkpoint:
     if path.suffix == ".safetensors":
         checkpoint = _load_own(path, format)
     else:
-        checkpoint = Checkpoint(_load_pytorch(path), None, {}, "")
+        checkpoint = Checkpoint(_load_pytorch(path, part), None, {}, "")
     return checkpoint._replace(state_dict={k: _usable(path, k, v) for k, v in checkpoint.state_dict.items()})
 
 
@@ -124,12 +125,14 @@ def _load_own(path: Path, format: str) -> Checkpoint:
     return Checkpoint(tensors, config, provenance, str(about.get("license", "")))
 
 
-def _load_pytorch(path: Path) -> dict[str, Tensor]:
+def _load_pytorch(path: Path, part: str | None) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # damaged files raise whatever the parser stumbled over
         why = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise AssetError(f"{path} cannot be read as plain PyTorch weights: {why}", _REMEDY) from e
+    if part is not None and isinstance(data, dict):
+        data = data.get(part)
     if not isinstance(data, dict) or not data or not all(isinstance(v, Tensor) for v in data.values()):
         raise AssetError(f"{path} does not hold a network's tensors by name", _REMEDY)
     return {str(k): v.detach() for k, v in data.items()}

@@ -116,6 +116,14 @@ def test_pytorch_file_of_something_else(tmp_path, content):
         load_checkpoint(tmp_path / "odd.pth", FORMAT)
 
 
+def test_network_as_part_of_a_pytorch_file(tmp_path):
+    torch.save({"extractor": {"a": torch.ones(2)}, "step": 3}, tmp_path / "whole.pth")
+    assert list(load_checkpoint(tmp_path / "whole.pth", FORMAT, part="extractor").state_dict) == ["a"]
+    for part in ("step", "matcher"):
+        with pytest.raises(AssetError, match="whole.pth"):
+            load_checkpoint(tmp_path / "whole.pth", FORMAT, part=part)
+
+
 @pytest.mark.parametrize("tensor", [torch.tensor([1.0, float("nan")]), torch.tensor([float("inf")]).half(),
                                     torch.eye(2).to_sparse(), torch.ones(1, dtype=torch.complex64)])  # fmt: skip
 def test_numbers_that_cannot_be_weights(tmp_path, tensor):
