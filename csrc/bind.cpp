@@ -28,6 +28,7 @@ py::dict build_info() {
   info["source_hash"] = MR_TEXT(MEDRECON_SOURCE_HASH);
   info["cpp_standard"] = static_cast<long>(__cplusplus);
   info["threading"] = medrecon::cpu::threading();
+  info["simd"] = medrecon::cpu::simd();
 #if defined(__clang__)
   info["compiler"] = "clang " __clang_version__;
 #elif defined(__GNUC__)

@@ -35,6 +35,19 @@ template <typename T>
 void integrated_positional_encoding_backward(int64_t points, int64_t dims, int64_t min_deg, int64_t degrees, const T* grad,
                                              const T* mean, const T* var, T* grad_mean, T* grad_var);
 
+// scores [batch, m, n] with m, n >= 1, bin [1] -> plan [batch, m + 1, n + 1]; see core/sinkhorn.h;
+// work: for the CUDA kernels, here unused
+template <typename T>
+void log_sinkhorn(int64_t batch, int64_t m, int64_t n, int64_t iterations, const T* scores, const T* bin, T* plan, T* work);
+
+// grad [batch, m + 1, n + 1] -> grad_scores [batch, m, n], grad_bin [1], through the iterations as they were made
+template <typename T>
+void log_sinkhorn_backward(int64_t batch, int64_t m, int64_t n, int64_t iterations, const T* grad, const T* scores,
+                           const T* bin, T* grad_scores, T* grad_bin, T* work);
+
+// "baseline", "avx2" or "avx512": the instruction set that log_sinkhorn uses on this processor.
+const char* simd();
+
 // "openmp" or "serial": what the loops were compiled with.
 const char* threading();
 

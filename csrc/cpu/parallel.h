@@ -16,4 +16,15 @@ void parallel_for(int64_t count, int64_t work, const Body& body) {
   at::parallel_for(0, count, grain, body);
 }
 
+// body(begin, end) for a count of large pieces of work: side by side where there are as many as threads; else one after the
+// other, so that each can use all threads.
+template <typename Body>
+void parallel_or_in_turn(int64_t count, const Body& body) {
+  if (count > 1 && count >= at::get_num_threads()) {
+    at::parallel_for(0, count, 1, body);
+  } else if (count > 0) {
+    body(0, count);
+  }
+}
+
 }  // namespace medrecon::cpu

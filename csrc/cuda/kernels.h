@@ -30,6 +30,16 @@ template <typename T>
 int integrated_positional_encoding_backward(void* stream, int64_t points, int64_t dims, int64_t min_deg, int64_t degrees,
                                             const T* grad, const T* mean, const T* var, T* grad_mean, T* grad_var);
 
+// work [batch * (m + n + 2)]
+template <typename T>
+int log_sinkhorn(void* stream, int64_t batch, int64_t m, int64_t n, int64_t iterations, const T* scores, const T* bin,
+                 T* plan, T* work);
+
+// work [batch * ((m + n + 2) * 2 * iterations + n + 2)]
+template <typename T>
+int log_sinkhorn_backward(void* stream, int64_t batch, int64_t m, int64_t n, int64_t iterations, const T* grad,
+                          const T* scores, const T* bin, T* grad_scores, T* grad_bin, T* work);
+
 // Text of an error code returned above.
 const char* error_text(int code);
 

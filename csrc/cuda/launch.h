@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Grid-stride launch helpers; for .cu files only.
+// Launch helpers; for .cu files only.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -26,6 +26,21 @@ int launch(void* stream, Kernel kernel, int64_t count, Arguments... arguments) {
   if (count <= 0) return 0;
   kernel<<<blocks_for(count), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(count, arguments...);
   return static_cast<int>(cudaGetLastError());
+}
+
+// Calls the kernel for `count` pieces of work with a block of kThreads each; the kernel walks over what is beyond the grid.
+template <typename Kernel, typename... Arguments>
+int launch_blocks(void* stream, Kernel kernel, int64_t count, Arguments... arguments) {
+  if (count <= 0) return 0;
+  kernel<<<blocks_for(count * kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(count, arguments...);
+  return static_cast<int>(cudaGetLastError());
+}
+
+// Zeros.
+template <typename T>
+int clear(void* stream, T* values, int64_t count) {
+  return static_cast<int>(
+      cudaMemsetAsync(values, 0, static_cast<size_t>(count) * sizeof(T), static_cast<cudaStream_t>(stream)));
 }
 
 }  // namespace medrecon::cuda

@@ -148,7 +148,7 @@ def log_sinkhorn(scores: Tensor, bin_score: Tensor | float, iterations: int) -> 
 
     Returns:
         [B, M + 1, N + 1]; after convergence exp() of it sums to 1 over each item's row or column, to N over the last
-        row and to M over the last column. Differentiable in scores and bin_score.
+        row and to M over the last column. Differentiable twice in scores and bin_score, through the iterations.
     """
     _floating("log_sinkhorn", scores=scores)
     bin_score = torch.as_tensor(bin_score, dtype=scores.dtype, device=scores.device)
@@ -158,7 +158,10 @@ def log_sinkhorn(scores: Tensor, bin_score: Tensor | float, iterations: int) -> 
         raise ValueError(f"log_sinkhorn: bin_score has shape {_shape(bin_score)}, expected one element")
     if iterations < 0:
         raise ValueError(f"log_sinkhorn: iterations is {iterations}, expected at least 0")
-    return reference.log_sinkhorn(scores, bin_score.reshape(1, 1, 1), iterations)
+    bin_score = bin_score.reshape(1, 1, 1)
+    if kernels_for(scores.device.type):
+        return torch.ops.medrecon.log_sinkhorn.default(scores, bin_score, iterations)
+    return reference.log_sinkhorn(scores, bin_score, iterations)
 
 
 def _shape(x: Tensor) -> list[int]:

@@ -9,8 +9,15 @@ import shutil
 import sys
 from pathlib import Path
 
-CPP_SOURCES = ("bind.cpp", "ops.cpp", "cpu/cast_rays.cpp", "cpu/encoding.cpp")
-CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/encoding.cu")
+CPP_SOURCES = (
+    "bind.cpp",
+    "ops.cpp",
+    "cpu/cast_rays.cpp",
+    "cpu/encoding.cpp",
+    "cpu/sinkhorn.cpp",
+    "cpu/sinkhorn_simd.cpp",
+)
+CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/encoding.cu", "cuda/sinkhorn.cu")
 # Ampere and Hopper, and PTX for what comes after, unless TORCH_CUDA_ARCH_LIST says otherwise.
 CUDA_ARCH_LIST = "8.0;9.0+PTX"
 
