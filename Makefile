@@ -16,11 +16,14 @@ $(STAMP): pyproject.toml setup.py $(PINS) $(wildcard csrc/*.cpp csrc/*/*)
 	$(BIN)/python -m pip install --quiet --upgrade -c $(PINS) pip setuptools wheel
 	$(BIN)/python -m pip install --quiet -c $(PINS) torch torchvision pybind11 ninja numpy
 	$(BIN)/python -m pip install --quiet -c $(PINS) --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c $(PINS) --no-build-isolation -e plugins/medrecon-lightglue
 	touch $(STAMP)
 
-# LPIPS needs AlexNet's weights: fetched once, on this request; without a network the demo goes on without LPIPS.
+# Weights are fetched once, on this request; without a network the demo goes on without LPIPS and with SIFT.
+# make demo ACCEPT_LICENSE=magicleap runs SuperPoint and SuperGlue, whose weights are for non-commercial research only.
 demo: install
-	$(BIN)/medrecon weights fetch --optional lpips-alexnet
+	$(BIN)/medrecon weights fetch --optional lpips-alexnet disk-depth lightglue-disk
+	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor --accept-license $(ACCEPT_LICENSE))
 	$(BIN)/medrecon demo --out runs/demo
 
 test: install
