@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SuperGlue network (Sarlin, DeTone, Malisiewicz, Rabinovich, CVPR 2020, arXiv 1911.11763), to be trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from medrecon import ops
+from medrecon.config import ComponentConfig
+from medrecon.errors import AssetError
+from medrecon.networks.checkpoint import load_checkpoint, load_into, save_checkpoint
+
+FORMAT = "medrecon-superglue"
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class SuperglueNetworkConfig(ComponentConfig):
+    """Size of the network; the defaults are those of the paper."""
+
+    descriptor_size: Width = Field(256, description="length of the extractor's descriptors")
+    width: Width = Field(256, description="length of a keypoint's state, a multiple of heads")
+    layers: int = Field(18, ge=1, le=256, description="attention layers: within an image, then across, in turns")
+    heads: int = Field(4, ge=1, le=256, description="attention heads of a layer")
+    encoder_widths: Annotated[tuple[Width, ...], Field(max_length=32)] = Field(
+        (32, 64, 128, 256), description="hidden layers of the keypoint encoder"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "SuperglueNetworkConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of the {self.heads} heads")
+        return self
+
+
+class SuperglueNetwork(nn.Module):
+    """Keypoint encoder, attentional graph network and optimal matching layer; names are those of the released weights.
+
+    This is the form that is trained: differentiable everywhere, batches of equal size. What matches pictures is
+    ``medrecon.matching.superglue_inference``, which computes the same faster.
+    """
+
+    def __init__(self, config: SuperglueNetworkConfig | None = None):
+        super().__init__()
+        self.config = config = config or SuperglueNetworkConfig()
+        width = config.width
+        self.kenc = _Holder(encoder=_mlp(3, *config.encoder_widths, width))
+        # The paper's descriptors are as long as the state and are taken as they are.
+        self.input_proj = nn.Conv1d(config.descriptor_size, width, 1) if config.descriptor_size != width else None
+        self.gnn = _Holder(layers=nn.ModuleList(_Propagation(width, config.heads) for _ in range(config.layers)))
+        self.final_proj = nn.Conv1d(width, width, 1)
+        self.bin_score = nn.Parameter(torch.tensor(1.0))
+        for layer in self.gnn.layers:  # every layer starts as "change nothing": deep stacks train from the first step
+            nn.init.zeros_(layer.mlp[-1].weight)
+            nn.init.zeros_(layer.mlp[-1].bias)
+
+    def forward(
+        self,
+        xy_a: Tensor,
+        scores_a: Tensor,
+        descriptors_a: Tensor,
+        xy_b: Tensor,
+        scores_b: Tensor,
+        descriptors_b: Tensor,
+        iterations: int = 100,
+    ) -> Tensor:
+        """Log of the soft partial assignment of both images' keypoints (eq. 7-10).
+
+        Args:
+            xy_a, xy_b: [B, M, 2] and [B, N, 2], as by ``normalise_keypoints``.
+            scores_a, scores_b: [B, M], [B, N], the extractor's confidence.
+            descriptors_a, descriptors_b: [B, M, D], [B, N, D].
+            iterations: of the Sinkhorn algorithm.
+
+        Returns:
+            [B, M + 1, N + 1]; the last row and column are the dustbins.
+        """
+        a, b = self.encode(xy_a, scores_a, descriptors_a), self.encode(xy_b, scores_b, descriptors_b)
+        for i, layer in enumerate(self.gnn.layers):
+            source_a, source_b = (b, a) if is_cross(i) else (a, b)
+            a, b = a + layer(a, source_a), b + layer(b, source_b)
+        a, b = self.final_proj(a), self.final_proj(b)
+        scores = torch.einsum("bcm,bcn->bmn", a, b) / self.config.width**0.5
+        return ops.log_sinkhorn(scores.float(), self.bin_score.float(), iterations)
+
+    def encode(self, xy: Tensor, scores: Tensor, descriptors: Tensor) -> Tensor:
+        """[B, N, 2], [B, N], [B, N, D] -> states [B, width, N]: descriptor plus encoded position and score (eq. 2)."""
+        descriptors = descriptors.transpose(1, 2)
+        if self.input_proj is not None:
+            descriptors = self.input_proj(descriptors)
+        return descriptors + self.kenc.encoder(torch.cat([xy, scores[..., None]], 2).transpose(1, 2))
+
+
+def is_cross(layer: int) -> bool:
+    """Layers attend within the image and across to the other in turns, within first (section 3.1)."""
+    return layer % 2 == 1
+
+
+def normalise_keypoints(xy: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """[..., 2] in pixels (centre of the first: 0.5, 0.5) -> about -0.7..0.7, as the released weights were trained.
+
+    Args:
+        image_size: (width, height).
+    """
+    size = xy.new_tensor(image_size)
+    # The weights were trained with the first pixel's centre at (0, 0), yet the image's middle at half its size.
+    return (xy - 0.5 - size / 2) / (0.7 * size.max())
+
+
+class _Propagation(nn.Module):
+    """One layer of message passing: what it adds to the states (eq. 3-6)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attn = _Holder(
+            merge=nn.Conv1d(width, width, 1), proj=nn.ModuleList(nn.Conv1d(width, width, 1) for _ in range(3))
+        )
+        self.mlp = _mlp(2 * width, 2 * width, width)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """x [B, width, M] asks, source [B, width, N] answers -> [B, width, M]."""
+        batch, width, n = x.shape
+        query, key, value = (
+            # The released weights interleave the heads: channel c belongs to head c % heads.
+            proj(s).view(batch, width // self.heads, self.heads, -1).permute(0, 2, 3, 1)
+            for proj, s in zip(self.attn.proj, (x, source, source))
+        )
+        message = F.scaled_dot_product_attention(query, key, value).permute(0, 3, 1, 2).reshape(batch, width, n)
+        return self.mlp(torch.cat([x, self.attn.merge(message)], 1))
+
+
+class _Holder(nn.Module):
+    """Modules under names of the released weights; its owner calls them."""
+
+    def __init__(self, **modules: nn.Module):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
+def _mlp(*widths: int) -> nn.Sequential:
+    """Linear layers for each keypoint alone, batch normalisation and ReLU between them."""
+    out: list[nn.Module] = []
+    for before, after in zip(widths[:-2], widths[1:-1]):
+        out += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
+    return nn.Sequential(*out, nn.Conv1d(widths[-2], widths[-1], 1))
+
+
+def load_network(path: Path) -> SuperglueNetwork:
+    """The network of a checkpoint, strictly, in eval mode on the CPU: the released .pth, or our own .safetensors.
+
+    Raises:
+        AssetError: the file is missing, damaged, or belongs to another network.
+    """
+    checkpoint = load_checkpoint(path, FORMAT)
+    try:
+        config = SuperglueNetworkConfig(**(checkpoint.config or {}))
+    except (ValidationError, TypeError) as e:
+        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
+        where = ".".join(map(str, why["loc"]))
+        raise AssetError(f"{path}: config {where}: {why['msg']}", "write the checkpoint again") from e
+    with torch.device("meta"):
+        network = SuperglueNetwork(config)
+    load_into(network, checkpoint.state_dict, path)
+    return network.eval()
+
+
+def save_network(path: Path, network: SuperglueNetwork, license: str, provenance: dict[str, Any]) -> None:
+    """Write the network as NAME.safetensors and NAME.json (see ``medrecon.networks.checkpoint``)."""
+    save_checkpoint(path, network.state_dict(), FORMAT, network.config.model_dump(mode="json"), license, provenance)
