@@ -50,12 +50,12 @@ def match_rounds(
             pairs = pairing.pairs(frames, features)
             first = match_all(frames, features, pairs, matcher, verification, first_dir, seed, progress)
         more = _more_pairs(pairing, first, frames, features)
-        progress.say(
-            f"first round: {len(first.verified())} of {len(first.pairs)} pairs verified; "
-            f"second round: {len(more)} pairs that see the same of a third frame"
-        )
         added = ()
         if more:
+            progress.say(
+                f"first round: {len(first.verified())} of {len(first.pairs)} pairs verified; "
+                f"second round: {len(more)} pairs that see the same of a third frame"
+            )
             added = match_all(frames, features, more, matcher, verification, second_dir, seed, progress).pairs
         whole = MatchGraph(first.pairs + added)
         whole.save(out_dir / "graph.npz")

@@ -55,6 +55,7 @@ def write(run: RunFolder, out_path: Path, progress: Progress) -> Path:
     progress.advance()
 
     values["keypoints"] = sections.keypoint_pictures(parts)
+    values["prepared"] = sections.prepared(parts.manifest.value)
     values["matches"] = sections.match_pictures(parts)
     values["matrix"] = sections.pair_matrix(parts)
     progress.advance()

@@ -182,6 +182,20 @@ def keypoint_pictures(parts: Parts) -> list[Picture]:
     return out
 
 
+def prepared(manifest: dict | None) -> str:
+    """What was done to the pictures that the extractor saw; "" where they were as they are."""
+    from medrecon.ingest.modality import ModalityConfig
+
+    config = (manifest or {}).get("config")
+    given = config.get("modality") if isinstance(config, dict) else None
+    usual = ModalityConfig().model_dump()
+    changed = {k: v for k, v in given.items() if k in usual and v != usual[k]} if isinstance(given, dict) else {}
+    if not changed:
+        return ""
+    options = ", ".join(f"{k} {v}" for k, v in changed.items())
+    return f"Keypoints were looked for in copies prepared for matching (modality: {options})."
+
+
 def _features(folder, frame_id: int):
     try:
         return folder[frame_id]

@@ -28,7 +28,12 @@ STAGES = "source keyframes masks features matching sfm radiance render surface a
 MANIFEST = {
     "medrecon_version": "0.1.0",
     "created": "2026-01-02",
-    "config": {"version": 1, "source": {"name": "views", "path": "/home/doe/john/ct.nii.gz"}, "seed": 3},
+    "config": {
+        "version": 1,
+        "source": {"name": "views", "path": "/home/doe/john/ct.nii.gz"},
+        "seed": 3,
+        "modality": {"kind": "mr", "window": None, "gamma": 0.8, "invert": False},
+    },
     "seed": 3,
     "device": "cpu",
     "ops_backend": {"name": "cpu", "reason": "prebuilt kernels, no CUDA device"},

@@ -11,6 +11,7 @@ from synthetic_run import MANIFEST
 
 from medrecon.progress import Quiet
 from medrecon.report import write
+from medrecon.report.sections import prepared
 from medrecon.runfolder import RunFolder
 from medrecon.types import FrameSet
 from medrecon.types.storage import read_json, write_json
@@ -110,6 +111,12 @@ def test_provenance_is_told(written):
     for words in ("prebuilt kernels, no CUDA device", "Some CPU, 2 cores, 8 GB, no GPU", "2.13.0", "5 min 12 s",
                   "from the cache", "CC-BY-3.0 (chest CT)", "ef" * 32):  # fmt: skip
         assert words in page.words
+
+
+def test_preparation_of_the_pictures_is_told(written):
+    assert "copies prepared for matching (modality: kind mr, gamma 0.8)" in written[1].words
+    assert prepared({"config": {"modality": {"kind": "none", "window": None, "gamma": 1.0}}}) == ""
+    assert prepared(None) == prepared({"config": {}}) == prepared({"config": {"modality": "mr"}}) == ""
 
 
 def test_paths_of_the_input_are_withheld(written, finished):
