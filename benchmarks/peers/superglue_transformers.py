@@ -14,7 +14,7 @@ import_with_torchvision("torchvision")
 from transformers import SuperGlueConfig, SuperGlueForKeypointMatching  # noqa: E402
 
 
-def from_network(
+def transformers_superglue(
     network: SuperglueNetwork, iterations: int = 100, threshold: float = 0.0
 ) -> SuperGlueForKeypointMatching:
     """``SuperGlueForKeypointMatching`` in eval mode with the same weights, converted."""

@@ -7,7 +7,7 @@ only what stands in the signatures: no globals, no network, no files outside the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -58,6 +58,19 @@ class SecondRound(Protocol):
 class Matcher(Protocol):
     def match(self, features_a: Features, features_b: Features) -> Matches:
         """One-to-one putative matches."""
+
+
+@runtime_checkable
+class BatchMatcher(Matcher, Protocol):
+    """A matcher may also take several pairs at once, where that is faster (on a GPU).
+
+    The matching stage then hands over up to ``batch_size`` pairs of like size; with 1 it calls ``match``.
+    """
+
+    batch_size: int
+
+    def match_pairs(self, pairs: Sequence[tuple[Features, Features]]) -> list[Matches]:
+        """As ``match`` for each pair, up to the rounding of its arithmetic."""
 
 
 @runtime_checkable
