@@ -47,6 +47,6 @@ def superpoint(
         yx = yx[best]
     xy = yx.flip(1)
     # The grid spans from the centre of the first cell to the last pixel, as in the released model.
-    place = (xy - 3.5) / (torch.tensor([8.0 * w, 8.0 * h]) - 4.5) * 2 - 1
+    place = (xy - 3.5) / (xy.new_tensor([8 * w, 8 * h]) - 4.5) * 2 - 1
     sampled = F.grid_sample(descriptors, place[None, None], align_corners=True)[0, :, 0]
     return xy, values, F.normalize(sampled, dim=0).T

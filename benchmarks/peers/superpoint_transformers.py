@@ -43,5 +43,5 @@ def transformers_superpoint(network: SuperpointNetwork, **options) -> SuperPoint
 def run(model: SuperPointForKeypointDetection, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """float32 [1, 1, H, W] in 0..1 -> pixel indices (x, y) float32 [N, 2], scores [N], descriptors [N, D]."""
     found = model(image.expand(-1, 3, -1, -1))
-    size = torch.tensor([image.shape[3], image.shape[2]])
+    size = found.keypoints.new_tensor([image.shape[3], image.shape[2]])
     return found.keypoints[0] * size, found.scores[0], found.descriptors[0]

@@ -2,6 +2,7 @@
 """SuperPoint with made-up weights: strips, suppression, sampling and masks against plain versions; bad input."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -40,6 +41,23 @@ def test_strips_change_nothing(size, strip_bytes):
     x = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         torch.testing.assert_close(encode_in_strips(network, x, strip_bytes), network.encode(x), rtol=1e-5, atol=1e-5)
+
+
+def test_threads_change_nothing_and_are_left_as_they_were(make, image):
+    def threads_of_a_new_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before, found = torch.get_num_threads(), []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            found.append(make().extract(image))
+            assert torch.get_num_threads() == threads_of_a_new_thread() == n
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].xy, found[1].xy)
+    np.testing.assert_allclose(found[0].descriptors, found[1].descriptors, atol=1e-5)
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2, 3, 4, 7])
