@@ -56,14 +56,14 @@ MR_TARGET void potentials(const Scaled<T>& p, int64_t begin, int64_t end, const 
   for (int64_t i = begin; i < end; ++i) {
     const T* z = p.row_of_scores(i);
     T top = p.bin + g[p.n];
-#pragma omp simd reduction(max : top)
+MR_PRAGMA(omp simd reduction(max : top))
     for (int64_t j = 0; j < p.n; ++j) top = z[j] + g[j] > top ? z[j] + g[j] : top;
     T sum = T(0);
-#pragma omp simd reduction(+ : sum)
+MR_PRAGMA(omp simd reduction(+ : sum))
     for (int64_t j = 0; j < p.n; ++j) sum += flushed_exp(z[j] + g[j] - top);
     sum += flushed_exp(p.bin + g[p.n] - top);
     const T fi = (i < p.m ? T(0) : std::log(static_cast<T>(p.n))) - (top + std::log(sum));
-#pragma omp simd
+MR_PRAGMA(omp simd)
     for (int64_t j = 0; j < p.n; ++j) most[j] = z[j] + fi > most[j] ? z[j] + fi : most[j];
     most[p.n] = p.bin + fi > most[p.n] ? p.bin + fi : most[p.n];
     f[i] = fi;
@@ -77,7 +77,7 @@ MR_TARGET void scale(const Scaled<T>& p, int64_t begin, int64_t end, const T* f,
     const T* z = p.row_of_scores(i);
     T* k = p.kernel + i * p.stride;
     const T fi = f[i];
-#pragma omp simd
+MR_PRAGMA(omp simd)
     for (int64_t j = 0; j < p.n; ++j) {
       const T e = flushed_exp(z[j] + fi + g[j]);
       k[j] = e;
@@ -93,7 +93,7 @@ template <typename T>
 MR_TARGET inline void dot_4(const T* k, int64_t stride, const T* x, T* s) {
   const T *k0 = k, *k1 = k + stride, *k2 = k1 + stride, *k3 = k2 + stride;
   T s0 = T(0), s1 = T(0), s2 = T(0), s3 = T(0);
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
+MR_PRAGMA(omp simd reduction(+ : s0, s1, s2, s3))
   for (int64_t j = 0; j < stride; ++j) {
     s0 += k0[j] * x[j];
     s1 += k1[j] * x[j];
@@ -106,7 +106,7 @@ MR_TARGET inline void dot_4(const T* k, int64_t stride, const T* x, T* s) {
 template <typename T>
 MR_TARGET inline void dot_1(const T* k, int64_t stride, const T* x, T* s) {
   T sum = T(0);
-#pragma omp simd reduction(+ : sum)
+MR_PRAGMA(omp simd reduction(+ : sum))
   for (int64_t j = 0; j < stride; ++j) sum += k[j] * x[j];
   s[0] = sum;
 }
@@ -115,14 +115,14 @@ template <typename T>
 MR_TARGET inline void add_4(const T* k, int64_t stride, const T* y, T* sums) {
   const T *k0 = k, *k1 = k + stride, *k2 = k1 + stride, *k3 = k2 + stride;
   const T y0 = y[0], y1 = y[1], y2 = y[2], y3 = y[3];
-#pragma omp simd
+MR_PRAGMA(omp simd)
   for (int64_t j = 0; j < stride; ++j) sums[j] += (k0[j] * y0 + k1[j] * y1) + (k2[j] * y2 + k3[j] * y3);
 }
 
 template <typename T>
 MR_TARGET inline void add_1(const T* k, int64_t stride, const T* y, T* sums) {
   const T y0 = y[0];
-#pragma omp simd
+MR_PRAGMA(omp simd)
   for (int64_t j = 0; j < stride; ++j) sums[j] += k[j] * y0;
 }
 
@@ -186,8 +186,8 @@ MR_TARGET void adjoint(const Scaled<T>& p, int64_t begin, int64_t end, const T* 
 }
 
 template <typename T>
-MR_TARGET void outer(const Scaled<T>& p, int64_t begin, int64_t end, int64_t terms, const T* left, const T* right, T* scratch,
-                     T* grad, T* grad_bin) {
+MR_TARGET void outer(const Scaled<T>& p, int64_t begin, int64_t end, int64_t terms, const T* left, const T* right,
+                     T* scratch, T* grad, T* grad_bin) {
   const int64_t rows = p.m + 1;
   for (int64_t i = begin; i < end; ++i) {
     std::fill(scratch, scratch + p.stride, T(0));
@@ -196,23 +196,23 @@ MR_TARGET void outer(const Scaled<T>& p, int64_t begin, int64_t end, int64_t ter
       const T *r0 = right + t * p.stride, *r1 = r0 + p.stride, *r2 = r1 + p.stride, *r3 = r2 + p.stride;
       const T l0 = left[t * rows + i], l1 = left[(t + 1) * rows + i], l2 = left[(t + 2) * rows + i],
               l3 = left[(t + 3) * rows + i];
-#pragma omp simd
+MR_PRAGMA(omp simd)
       for (int64_t j = 0; j < p.stride; ++j) scratch[j] += (r0[j] * l0 + r1[j] * l1) + (r2[j] * l2 + r3[j] * l3);
     }
     for (; t < terms; ++t) {
       const T* r = right + t * p.stride;
       const T l = left[t * rows + i];
-#pragma omp simd
+MR_PRAGMA(omp simd)
       for (int64_t j = 0; j < p.stride; ++j) scratch[j] += r[j] * l;
     }
     const T* k = p.kernel + i * p.stride;
     T bin = k[p.n] * scratch[p.n];
     if (i < p.m) {
       T* row = grad + i * p.n;
-#pragma omp simd
+MR_PRAGMA(omp simd)
       for (int64_t j = 0; j < p.n; ++j) row[j] -= k[j] * scratch[j];
     } else {
-#pragma omp simd reduction(+ : bin)
+MR_PRAGMA(omp simd reduction(+ : bin))
       for (int64_t j = 0; j < p.n; ++j) bin += k[j] * scratch[j];
     }
     grad_bin[i] -= bin;
@@ -224,7 +224,7 @@ MR_TARGET void combine(int64_t blocks, int64_t stride, const T* sums, T* total) 
   std::fill(total, total + stride, T(0));
   for (int64_t b = 0; b < blocks; ++b) {
     const T* s = sums + b * stride;
-#pragma omp simd
+MR_PRAGMA(omp simd)
     for (int64_t j = 0; j < stride; ++j) total[j] += s[j];
   }
 }

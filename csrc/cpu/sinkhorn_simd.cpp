@@ -16,6 +16,13 @@
 #define MR_INSTRUCTION_SETS 1
 #endif
 
+// MSVC refuses `omp simd` with plain /openmp; what vectorises without it does so there.
+#if defined(_OPENMP) && !defined(_MSC_VER)
+#define MR_PRAGMA(...) _Pragma(#__VA_ARGS__)
+#else
+#define MR_PRAGMA(...)
+#endif
+
 namespace medrecon::cpu {
 
 namespace baseline {
