@@ -108,8 +108,10 @@ class SuperpointExtractor:
         c, network = self.config, self.network
         grid = grey.shape[0] // _CELL_PX, grey.shape[1] // _CELL_PX
         origin = region[0].start, region[1].start
-        half = self.dtype != torch.float32
-        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=half):
+        half = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        # fp32 on a GPU means fp32, and the same picture gives the same features.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), half, exact:
             picture = torch.from_numpy(np.ascontiguousarray(grey[region])).to(self.device)
             picture = (picture.float() / 255)[None, None].contiguous(memory_format=torch.channels_last)
             encoded = encode_in_strips(network, picture) if self.device.type == "cpu" else network.encode(picture)

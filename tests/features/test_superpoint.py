@@ -177,6 +177,23 @@ def test_wrong_input_is_named(make, image):
         make().extract(image, np.ones((10, 10), bool))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "precision, least, difference", [("fp32", 0.995, 1e-4), ("fp16", 0.8, 0.1), ("bf16", 0.5, 0.5)]
+)
+def test_gpu_finds_what_the_cpu_finds(make, small_weights, image, precision, least, difference):
+    config = SuperpointExtractorConfig(weights=small_weights, device="cuda", precision=precision, max_keypoints=None)
+    extractor, cpu = SuperpointExtractor(config), make(max_keypoints=None).extract(image)
+    gpu = extractor.extract(image).validate()
+    place = {tuple(p): i for i, p in enumerate(cpu.xy.tolist())}
+    i, j = np.array([(i, place[p]) for i, p in enumerate(map(tuple, gpu.xy.tolist())) if p in place]).T
+    assert len(i) >= least * max(len(cpu), len(gpu))
+    np.testing.assert_allclose(gpu.descriptors[i], cpu.descriptors[j], atol=difference)
+    again = extractor.extract(image)
+    assert (again.xy == gpu.xy).all() and (again.descriptors == gpu.descriptors).all()
+
+
 def test_options_that_cannot_be(make):
     with pytest.raises(ValidationError, match="precision fp16 is for GPUs"):
         make(precision="fp16")
