@@ -52,6 +52,8 @@ class SuperglueInference:
 
     def __init__(self, network: SuperglueNetwork, device: torch.device, dtype: torch.dtype):
         self.config, self.device, self.dtype = network.config, device, dtype
+        # A GPU is filled by attention over all images at once; a CPU is by one, and has it in its caches.
+        self.together = device.type != "cpu"
         put = lambda pair, to: tuple(t.to(device, to).contiguous() for t in pair)  # noqa: E731
         single = torch.float32
         self.encoder = [put(pair, single) for pair in _fold_norms(network.kenc.encoder)]
@@ -108,7 +110,7 @@ class SuperglueInference:
             cross: images ask their partner, not themselves.
         """
         heads, size = self.config.heads, self.config.width // self.config.heads
-        if self.device.type != "cpu" and len(set(sizes)) == 1:  # one launch for all images
+        if self.together and len(set(sizes)) == 1:
             images = len(sizes)
             query, key, value = qkv.view(images, sizes[0], 3, heads, size).permute(2, 0, 3, 1, 4).contiguous()
             if cross:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 
 from medrecon.features.superpoint_network import SuperpointNetwork, SuperpointNetworkConfig
+from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetworkConfig
 
 
 def small_superpoint(seed: int = 0, descriptor_size: int = 32) -> SuperpointNetwork:
@@ -28,6 +29,26 @@ def small_superpoint(seed: int = 0, descriptor_size: int = 32) -> SuperpointNetw
             outputs, inputs = _mirrored(out_channels), _mirrored(in_channels)
             layer.weight.copy_((weight + weight[outputs][:, inputs].flip(3)) / 2**0.5)
             layer.bias.copy_((bias + bias[outputs]) / 2**0.5)
+    return network.eval()
+
+
+def small_superglue(descriptor_size: int = 32, layers: int = 2) -> SuperglueNetwork:
+    """A SuperGlue network whose layers say next to nothing: what is left is optimal transport between descriptors.
+
+    Descriptors of unit length whose cosine is above one half are matched.
+    """
+    sharpness = 40.0
+    config = SuperglueNetworkConfig(
+        descriptor_size=descriptor_size, width=descriptor_size, layers=layers, heads=4, encoder_widths=(8,)
+    )
+    network = SuperglueNetwork(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_(0.01 * torch.randn(value.shape, generator=generator))
+        scale = (sharpness * descriptor_size**0.5) ** 0.5
+        network.final_proj.weight.copy_(scale * torch.eye(descriptor_size)[:, :, None])
+        network.bin_score.fill_(0.5 * sharpness)
     return network.eval()
 
 

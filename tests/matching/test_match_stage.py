@@ -117,6 +117,72 @@ def test_matcher_is_called_by_one_thread_at_a_time_unless_it_says_so(case, tmp_p
     assert max(most) == 1 and len(most) == len(PAIRS)
 
 
+class InBatches(NearestNeighbourMatcher):
+    """Takes pairs together and remembers how many keypoints they had."""
+
+    thread_safe = False
+    batch_size = 4
+
+    def __init__(self):
+        super().__init__(NearestNeighbourMatcherConfig())
+        self.batches = []
+
+    def match_pairs(self, pairs):
+        self.batches.append([(len(a), len(b)) for a, b in pairs])
+        return [self.match(a, b) for a, b in pairs]
+
+
+def test_batches_change_nothing(case, tmp_path):
+    """Frames of two sizes: like is put to like as far as the stage looks ahead, and the graph is the same."""
+    frames, features = case
+    features = dict(features)
+    for i in (1, 4):
+        f = features[i]
+        features[i] = Features(f.xy[:130], f.scores[:130], f.descriptors[:130], "l2", f.image_size, f.extractor)
+    matcher = InBatches()
+    together = run((frames, features), tmp_path / "a", matcher)
+    assert same(together, run((frames, features), tmp_path / "b"))
+    assert sorted(map(len, matcher.batches)) == [3, 4, 4, 4]
+    assert max(len(set(b)) for b in matcher.batches) == 2 and sum(len(set(b)) == 1 for b in matcher.batches) >= 1
+
+
+def test_interrupted_batches_go_on(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(match, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(match, "N_THREADS", 1)
+
+    class Stops(InBatches):
+        def match_pairs(self, pairs):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().match_pairs(pairs)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(case, tmp_path / "m", Stops())
+    resumed = InBatches()
+    assert same(run(case, tmp_path / "m", resumed), run(case, tmp_path / "whole"))
+    assert sum(map(len, resumed.batches)) == len(PAIRS) - 8
+
+
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (lambda pairs: [Matches.empty()], "1 results"),
+        (lambda pairs: None, "NoneType"),
+        (lambda pairs: [None] * len(pairs), "NoneType"),
+        (lambda pairs: {}["x"], "KeyError"),
+    ],
+)
+def test_rubbish_batches_are_blamed_on_the_matcher(case, tmp_path, answer, says):
+    matcher = InBatches()
+    matcher.match_pairs = answer
+    with pytest.raises(PluginError) as caught:
+        run(case, tmp_path / "m", matcher)
+    assert "InBatches on frames 0" in caught.value.cause and says in caught.value.cause
+    matcher.batch_size = 0
+    with pytest.raises(PluginError, match="batch_size"):
+        run(case, tmp_path / "m", matcher)
+
+
 def broken(answer):
     class Broken:
         def match(self, a, b):

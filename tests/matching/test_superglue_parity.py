@@ -27,13 +27,7 @@ from peers import superglue_transformers as peer  # noqa: E402
 SMALL = SuperglueNetworkConfig(descriptor_size=32, width=32, layers=4, heads=4, encoder_widths=(8, 16))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tests run beside one another: threads that wait for each other would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features(seed: int, n: int, size: int = 32, order=None, noise: float = 0.3) -> Features:

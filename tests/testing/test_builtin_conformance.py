@@ -9,6 +9,7 @@ import pytest
 import medrecon
 from medrecon.features.superpoint_network import save_network
 from medrecon.images import cv2, write_png
+from medrecon.matching import superglue_network
 from medrecon.testing import (
     ExtractorConformance,
     MatcherConformance,
@@ -17,7 +18,7 @@ from medrecon.testing import (
     SourceConformance,
     phantoms,
 )
-from medrecon.testing.networks import small_superpoint
+from medrecon.testing.networks import small_superglue, small_superpoint
 
 create = medrecon.create
 
@@ -63,6 +64,21 @@ class TestNearestNeighbourHamming(TestNearestNeighbour):
 class TestNearestNeighbourOneSided(MatcherConformance):
     def make(self):
         return create("matcher", "nearest-neighbour", mutual=False, ratio=1.0)
+
+
+class TestSuperglue(MatcherConformance):
+    """With made-up weights that leave optimal transport between descriptors."""
+
+    extractor, dimension = "superpoint", 256
+    min_recall = min_precision = 0.95
+
+    @pytest.fixture(autouse=True)
+    def weights(self, tmp_path):
+        self.path = tmp_path / "small.safetensors"
+        superglue_network.save_network(self.path, small_superglue(self.dimension), "Apache-2.0", {})
+
+    def make(self):
+        return create("matcher", "superglue", weights=str(self.path), device="cpu")
 
 
 class TestExhaustive(PairingConformance):
