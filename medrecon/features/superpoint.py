@@ -112,8 +112,8 @@ class SuperpointExtractor:
         # fp32 on a GPU means fp32, and the same picture gives the same features.
         exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), half, exact:
-            picture = torch.from_numpy(np.ascontiguousarray(grey[region])).to(self.device)
-            picture = (picture.float() / 255)[None, None].contiguous(memory_format=torch.channels_last)
+            picture = torch.from_numpy(grey[region].astype(np.float32) / 255).to(self.device)[None, None]
+            picture = picture.contiguous(memory_format=torch.channels_last)
             encoded = encode_in_strips(network, picture) if self.device.type == "cpu" else network.encode(picture)
             probability = score_map(network.detect(encoded)[0])
             if not torch.isfinite(probability).all():
