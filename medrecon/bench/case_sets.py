@@ -104,11 +104,11 @@ def _of_volume(folder, s: CaseSettings, n: int, choice: VolumeChoice, volume, pr
             random = _random(seed, "views", n, k)
             direction = volumes.random_direction(random)
             pose_a = studio.pose(direction)
-            image_a, depth_a = studio.image(pose_a), studio.depth(pose_a)
+            image_a, depth_a = _view(folder, f"{tag}-a", studio, pose_a)
             a = folder.put_image(image_a), folder.put_depth(studio.camera, pose_a, depth_a)
             for angle in s.angles_deg:
                 pose_b = studio.pose(volumes.turned(direction, angle, random), random.uniform(0.75, 1.0))
-                image_b, depth_b = studio.image(pose_b), studio.depth(pose_b)
+                image_b, depth_b = _view(folder, f"{tag}-{angle:g}", studio, pose_b)
                 b = folder.put_image(image_b), folder.put_depth(studio.camera, pose_b, depth_b)
                 truth = folder.put_pair(f"{tag}-{angle:g}", view_a=a[1], view_b=b[1])
                 case = Case(f"{tag}-view-{angle:g}", "views", subject, "viewpoint", angle, seed, a[0], b[0], truth)
@@ -117,12 +117,19 @@ def _of_volume(folder, s: CaseSettings, n: int, choice: VolumeChoice, volume, pr
                     cases += _sweeps(folder, s, tag, subject, seed, a, (image_b, b[1]), case)
             for other, lens in other_studios.items():
                 what = f"{choice.transfer} to {other}"
+                drawn = folder.drawn(f"{tag}-{other}", lambda lens=lens, pose=pose_a: {"image": lens.image(pose)})
+                random_other = _random(seed, "modality", n, k, other)
                 cases.append(
-                    _warped(folder, "modality", subject, what, seed, image_a, lens.image(pose_a),
-                            _random(seed, "modality", n, k, other), f"{n}-{k}")
-                )  # fmt: skip
+                    _warped(folder, "modality", subject, what, seed, image_a, drawn["image"], random_other, f"{n}-{k}")
+                )
             progress.advance()
     return cases
+
+
+def _view(folder: CaseFolder, name: str, studio: Studio, pose) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and depth from one pose."""
+    made = folder.drawn(name, lambda: {"image": studio.image(pose), "depth": studio.depth(pose)})
+    return made["image"], made["depth"]
 
 
 def _sweeps(folder, s: CaseSettings, tag: str, subject: str, seed: int, a, b, base: Case) -> list[Case]:

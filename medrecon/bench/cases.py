@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,16 @@ class CaseFolder:
         write_npz(self.root / "truth" / f"{name}.npz", given)
         return name
 
+    def drawn(self, name: str, draw: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What ``draw`` gives, kept until the folder is finished: a kill does not cost renderings."""
+        path = self.root / "drawn" / f"{name}.npz"
+        if not path.is_file():
+            write_npz(path, draw())
+        return read_npz(path)
+
     def finish(self, cases: list[Case]) -> None:
         """The list of cases, last: it says that everything is there."""
+        shutil.rmtree(self.root / "drawn", ignore_errors=True)
         write_json(self.root / "cases.json", [{k: getattr(c, k) for k in Case.__slots__} for c in cases])
 
     # -- reading ---------------------------------------------------------------------------------------------------

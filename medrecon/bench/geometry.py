@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from medrecon.images import cv2
 from medrecon.types import Camera, Rigid3
 
 # Share of the depth. Depth is known per pixel and a keypoint lies between pixels: within one, a surface seen at 75
 # degrees differs by this much when the focal length is some 700 pixels.
 OCCLUSION_TOLERANCE = 0.005
+EDGE = 0.02  # step in depth, share of it, that is an edge of the object and no slope
 
 
 class PairTruth(Protocol):
@@ -36,12 +39,23 @@ def look_up(table: np.ndarray, xy: np.ndarray, outside: float | bool) -> np.ndar
     return np.where(inside, table[row, column], outside)
 
 
+def foreground(depth: np.ndarray) -> np.ndarray:
+    """Depth float32 [H, W] with every edge grown by one pixel: a corner found there belongs to what lies in front.
+
+    A pixel with nothing in it, or further than its nearest neighbour of 3 x 3 by more than ``EDGE``, takes that one's.
+    """
+    nowhere = np.finfo(np.float32).max
+    nearest = cv2.erode(np.where(depth > 0, depth, nowhere).astype(np.float32), np.ones((3, 3), np.uint8))
+    nearest = np.where(nearest < nowhere, nearest, np.float32(0))
+    return np.where((depth <= 0) | (depth - nearest > EDGE * depth), nearest, depth)
+
+
 @dataclass(frozen=True)
 class DepthPair:
     """Two views of a rigid scene with exact depth.
 
-    A point of a is carried to 3-D with a's depth, into b's frame with the poses, and projected. It is visible in b
-    where b's depth at that pixel is not smaller than the point's by more than ``OCCLUSION_TOLERANCE`` of it.
+    A point of a is carried to 3-D with a's ``foreground`` depth, into b's frame with the poses, and projected. It is
+    visible in b where b's depth at that pixel is not smaller than the point's by more than ``OCCLUSION_TOLERANCE``.
 
     Attributes:
         camera: of both pictures.
@@ -62,21 +76,31 @@ class DepthPair:
         return self.cam_b_from_world @ self.cam_a_from_world.inverse()
 
     def a_to_b(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        there, known, visible = self._carry(xy, self.depth_a, self.depth_b, self.cam_b_from_a)
+        there, known, visible = self._carry(xy, self._front_a, self._front_b, self.depth_b, self.cam_b_from_a)
         return there, known, visible & ~_hidden(self.hidden_b, there)
 
     def b_to_a(self, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        there, known, visible = self._carry(xy, self.depth_b, self.depth_a, self.cam_b_from_a.inverse())
+        back = self.cam_b_from_a.inverse()
+        there, known, visible = self._carry(xy, self._front_b, self._front_a, self.depth_a, back)
         shown = ~_hidden(self.hidden_b, np.asarray(xy, np.float64).reshape(-1, 2))
         return there, known & shown, visible & shown
 
-    def _carry(self, xy, depth_here: np.ndarray, depth_there: np.ndarray, there_from_here: Rigid3):
+    @cached_property
+    def _front_a(self) -> np.ndarray:
+        return foreground(self.depth_a)
+
+    @cached_property
+    def _front_b(self) -> np.ndarray:
+        return foreground(self.depth_b)
+
+    def _carry(self, xy, front_here, front_there, depth_there: np.ndarray, there_from_here: Rigid3):
         xy = np.asarray(xy, np.float64).reshape(-1, 2)
-        z = look_up(depth_here, xy, 0.0).astype(np.float64)
+        z = look_up(front_here, xy, 0.0).astype(np.float64)
         known = z > 0
         moved = there_from_here.apply(self.camera.unproject(xy) * z[:, None])
         there = self.camera.project(moved)
-        surface = look_up(depth_there, there, 0.0)
+        # The rim of an edge shows what is before it and what is behind; beside the object it shows the object.
+        surface = look_up(np.where(depth_there > 0, depth_there, front_there), there, 0.0)
         visible = known & (surface > 0) & (moved[:, 2] <= surface * (1 + OCCLUSION_TOLERANCE))
         return there, known, visible
 

@@ -152,10 +152,5 @@ def component_key(section: Section) -> str:
 
 
 def licences(*parts: Section) -> str:
-    """SPDX expressions of the code and weights of some components, each once."""
-    from medrecon.assets import asset
-    from medrecon.pipeline.weights import assets_of
-
-    found = [p.component.license for p in parts]
-    found += [asset(name).license for p in parts for name in assets_of(p)]
-    return ", ".join(dict.fromkeys(found))
+    """What components say of the licences of their code and weights, each once."""
+    return ", ".join(dict.fromkeys(p.component.license for p in parts))

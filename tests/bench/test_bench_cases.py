@@ -129,6 +129,19 @@ def test_cases_are_made_once_and_again_when_cut_short(tmp_path):
     assert len(calls) == 3
 
 
+def test_what_is_drawn_survives_a_kill_and_goes_when_all_is_done(tmp_path):
+    folder, strokes = CaseFolder(tmp_path), []
+
+    def draw():
+        strokes.append(1)
+        return {"image": np.full((2, 2), len(strokes))}
+
+    assert (folder.drawn("a", draw)["image"] == CaseFolder(tmp_path).drawn("a", draw)["image"]).all()
+    assert len(strokes) == 1
+    folder.finish([])
+    assert not (tmp_path / "drawn").exists()
+
+
 def test_degradations_do_what_their_strength_says():
     random = np.random.default_rng(0)
     plain = np.full((120, 160, 3), 128, np.uint8)

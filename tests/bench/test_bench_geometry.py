@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from medrecon.bench.geometry import DepthPair, HomographyPair, transfer, with_hidden
+from medrecon.bench.geometry import DepthPair, HomographyPair, foreground, transfer, with_hidden
 from medrecon.types import Camera, Rigid3
 
 W, HEIGHT, F = 160, 120, 150.0
@@ -58,6 +58,21 @@ def test_outside_the_picture_and_off_the_object():
     assert not known.any() and not visible.any()
     _, known, visible = truth.a_to_b(np.array([(2.0, 60.0), (-5.0, 60.0), (np.nan, 1.0)]))
     assert known.tolist() == [True, False, False] and not visible.any()  # 15 px of disparity leave the picture
+
+
+def test_a_corner_on_an_edge_belongs_to_what_lies_in_front():
+    truth = two_planes()
+    # The board ends at x = 110 in a: one pixel beyond still counts as the board, two are the wall.
+    xy = np.array([(109.5, 60.0), (110.5, 60.0), (111.5, 60.0)])
+    there, known, visible = truth.a_to_b(xy)
+    assert known.all() and visible.all()
+    assert np.allclose(xy[:, 0] - there[:, 0], [F * BASELINE / NEAR] * 2 + [F * BASELINE / FAR])
+    depth = np.zeros((5, 7), np.float32)
+    depth[2, 3] = 50.0
+    grown = foreground(depth)
+    assert (grown[1:4, 2:5] == 50).all() and grown.sum() == 9 * 50
+    slope = np.tile(np.linspace(100, 110, 40, dtype=np.float32), (5, 1))
+    assert (foreground(slope) == slope).all()
 
 
 def test_a_covered_part_of_b_shows_nothing():
