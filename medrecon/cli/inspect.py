@@ -98,6 +98,19 @@ def _plugins() -> typer.Typer:
             raise PluginError(f"{len(problems)} problem(s) in the installed plugins", "see above")
         print(f"{len(registry.components())} components of {len(registry.loaded)} plugin(s) are sound")
 
+    @group.command("new")
+    def new(
+        kind: str = typer.Argument(..., help="matcher, extractor or pairing"),
+        name: str = typer.Argument(..., help="What users will write in their YAML: my-own."),
+        out: Path = typer.Option(Path("."), "--out", metavar="DIR", help="Where the package's folder is made."),
+    ):
+        """Write a package with a component that works and tests that pass: change it into your own."""
+        from medrecon.plugins.scaffold import new_package
+
+        folder = new_package(kind, name, out)
+        files = "\n".join(f"  {p.relative_to(folder).as_posix()}" for p in sorted(folder.rglob("*")) if p.is_file())
+        print(f"{folder}\n{files}\nnext: cd {folder}; python -m pytest; pip install -e .; medrecon plugins check")
+
     return group
 
 
