@@ -63,10 +63,14 @@ def _plugins() -> typer.Typer:
             problems = [{"plugin": p.plugin, "cause": p.cause, "remedy": p.remedy} for p in registry.problems]
             print(json.dumps({"components": rows, "problems": problems}, indent=1))
             return
+        width = max((len(_terms(c.license)[0]) for c in found), default=0)
         for c in found:
             owner = registry.owner(c)
             origin = "" if owner.startswith("medrecon from medrecon (built in)") else f"  [{owner}]"
-            print(f"{c.kind:10} {c.name:18} {c.license:14} {c.summary}{origin}")
+            spdx, words = _terms(c.license)
+            print(f"{c.kind:10} {c.name:18} {spdx:{width}}  {c.summary}{origin}")
+            if words:
+                print(f"{'':29} {'':{width}}  {words}")
         for p in registry.problems:
             print(f"BROKEN     {p.plugin}: {p.cause}\n           try: {p.remedy}")
 
@@ -112,6 +116,12 @@ def _plugins() -> typer.Typer:
         print(f"{folder}\n{files}\nnext: cd {folder}; python -m pytest; pip install -e .; medrecon plugins check")
 
     return group
+
+
+def _terms(license: str) -> tuple[str, str]:
+    """A component's licence as the expression and the words that may follow it."""
+    spdx, _, words = license.partition(";")
+    return spdx.strip(), words.strip()
 
 
 def _config() -> typer.Typer:
