@@ -18,3 +18,7 @@ class ComponentConfig(BaseModel):
     def assets(self) -> tuple[str, ...]:
         """Names of the assets (weights) that a component with these options needs; a run looks for them first."""
         return ()
+
+    def accepts(self) -> tuple[str, ...] | None:
+        """Matchers only: the extractors that these options fit, where they are fewer than the component accepts."""
+        return None

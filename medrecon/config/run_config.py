@@ -269,6 +269,14 @@ def _check_accepts(config: RunConfig) -> None:
             f"matcher {matcher.name!r} does not take features of {extractor.name!r}",
             f"set features.name to one of: {', '.join(matcher.accepts)}",
         )
+    # A plugin's model need not derive from ours.
+    fitting = getattr(config.sections["matching"].options, "accepts", lambda: None)()
+    if fitting is not None and extractor.name not in fitting:
+        raise ConfigError(
+            f"matcher {matcher.name!r} does not take features of {extractor.name!r} with these options",
+            f"choose the weights for {extractor.name!r} (`medrecon plugins show matcher {matcher.name}`),"
+            f" or set features.name to: {', '.join(fitting)}",
+        )
 
 
 def json_schema() -> dict[str, Any]:

@@ -14,8 +14,6 @@ from medrecon_lightglue.extracting import place
 from medrecon_lightglue.lightglue_network import LightGlueNetwork, mutual
 from medrecon_lightglue.options import LightGlueMatcherConfig
 
-TRAINED_ON = {"lightglue-disk": "disk", "lightglue-aliked": "aliked"}
-
 
 class LightGlueMatcher:
     """Scores are the probabilities of the assignment.
@@ -26,7 +24,6 @@ class LightGlueMatcher:
     """
 
     name = "lightglue"
-    trained_on = TRAINED_ON
 
     def __init__(self, config: LightGlueMatcherConfig):
         self.config = config
@@ -56,19 +53,17 @@ class LightGlueMatcher:
         return Matches(idx.astype(np.int32), scores.cpu().numpy().astype(np.float32))
 
     def _check(self, features: Features) -> None:
-        wanted = self.trained_on.get(str(self.config.weights))
-        width = self.network.input_dim
+        width, fitting = self.network.input_dim, self.config.accepts()
         if features.metric != "l2" or features.descriptors.shape[1] != width:
             raise InputError(
                 f"{self.name} takes l2 descriptors of length {width}, those of {features.extractor!r} are"
                 f" {features.metric} of length {features.descriptors.shape[1]}",
                 "choose the weights that belong to the extractor",
             )
-        if wanted is not None and features.extractor != wanted:
-            right = [w for w, extractor in self.trained_on.items() if extractor == features.extractor]
+        if fitting is not None and features.extractor not in fitting:
             raise InputError(
-                f"the weights {self.config.weights} are for {wanted}, these features are of {features.extractor!r}",
-                f"set matching.weights: {right[0]}" if right else f"set features.name: {wanted}",
+                f"the weights {self.config.weights} are for {fitting[0]}, these features are of {features.extractor!r}",
+                f"choose the weights for {features.extractor!r}, or set features.name: {fitting[0]}",
             )
 
     def _tensors(self, features: Features, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,6 +10,9 @@ from pydantic import Field
 from medrecon.config import ComponentConfig
 from medrecon.networks.weights import Weights, weights_assets
 
+# Which extractor's features the published weights know.
+TRAINED_ON = {"lightglue-disk": "disk", "lightglue-aliked": "aliked", "lighterglue-xfeat": "xfeat"}
+
 
 class LearnedExtractorConfig(ComponentConfig):
     """A subclass adds ``weights`` and the threshold of its network."""
@@ -57,3 +60,7 @@ class LightGlueMatcherConfig(ComponentConfig):
 
     def assets(self) -> tuple[str, ...]:
         return weights_assets(self.weights)
+
+    def accepts(self) -> tuple[str, ...] | None:
+        trained_on = TRAINED_ON.get(str(self.weights))
+        return None if trained_on is None else (trained_on,)

@@ -10,4 +10,3 @@ class LighterGlueMatcher(LightGlueMatcher):
     """A LightGlue of another size, which the checkpoint tells."""
 
     name = "lighterglue"
-    trained_on = {"lighterglue-xfeat": "xfeat"}
