@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medrecon.config import ComponentConfig
 from medrecon.errors import InputError, StageError
-from medrecon.networks.device import Device, Precision, place
+from medrecon.networks.device import Device, Precision, place, refuse_half_on_cpu
 from medrecon.networks.weights import Weights, weights_assets, weights_path
 from medrecon.types import Features, Matches
 
@@ -40,8 +40,14 @@ class SuperglueMatcherConfig(ComponentConfig):
     )  # fmt: skip
     device: Device = Field("auto", description="auto: the GPU where there is one")
     precision: Precision = Field(
-        "auto", description="of the attention layers; auto: fp16 on a GPU; a CPU always computes in fp32"
+        "auto",
+        description="of the attention layers; auto: fp16 on a GPU, fp32 on a CPU. Scores and transport stay fp32",
     )
+
+    @model_validator(mode="after")
+    def _half_needs_a_gpu(self) -> "SuperglueMatcherConfig":
+        refuse_half_on_cpu(self.device, self.precision)
+        return self
 
     def assets(self) -> tuple[str, ...]:
         return weights_assets(self.weights)
@@ -66,7 +72,7 @@ class SuperglueMatcher:
         self.batch_size = 1 if device.type == "cpu" else _GPU_PAIRS
 
     def match(self, features_a: Features, features_b: Features) -> Matches:
-        """Mutually best matches by falling index of a; scores = their probabilities in the soft assignment.
+        """Mutually best matches ordered by keypoint of a; scores = their probabilities in the soft assignment.
 
         Of more than ``max_keypoints`` keypoints the strongest are matched, which bounds memory and time.
 

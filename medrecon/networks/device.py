@@ -14,6 +14,12 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 
 
+def refuse_half_on_cpu(device: str, precision: str) -> None:
+    """Raises ValueError, which a config's validator turns into a message: a CPU gains nothing from half precision."""
+    if device == "cpu" and precision in ("fp16", "bf16"):
+        raise ValueError(f"precision {precision} is for GPUs; device cpu computes in fp32")
+
+
 def place(who: str, device: str, precision: str) -> tuple["torch.device", "torch.dtype"]:
     """Where to compute, and in which type the large products; auto is fp16 on a GPU where there is one, else fp32.
 

@@ -37,14 +37,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query @ key.T) @ value for every head; queries come scaled. Memory grows with M + N, not with M * N.
 
     Args:
-        query: [..., H, M, D], contiguous.
-        key, value: [..., H, N, D], contiguous; N >= 1.
+        query: [H, M, D] or [B, H, M, D], contiguous.
+        key, value: [H, N, D] or [B, H, N, D], contiguous; N >= 1.
 
     Returns:
-        [..., H, M, D].
+        as query.
     """
     if query.device.type != "cpu" or query.dtype != torch.float32 or not _onednn():
-        return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # The fast kernels want a batch.
+        batched = (t.unflatten(0, (1, -1)) if t.dim() == 3 else t for t in (query, key, value))
+        return F.scaled_dot_product_attention(*batched, scale=1.0).reshape(query.shape)
     out = torch.empty_like(query)
     rows = max(_LEAST_ROWS, _TABLE_ELEMENTS // key.shape[-2])
     for q, k, v, o in zip(*(t.flatten(0, -3) for t in (query, key, value, out))):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medrecon.errors import MedreconError
+from medrecon.plugins.contracts import BatchMatcher
 from medrecon.testing import phantoms
 from medrecon.testing.contract import require, require_valid, same
 from medrecon.types import Features, Matches
@@ -87,6 +88,27 @@ class MatcherConformance:
         contract = "the same features twice give the same matches, bit for bit"
         require(same(first, matcher.match(pair.a, pair.b)), KIND, contract)
         require(same(first, self._match(pair.a, pair.b)), KIND, "two instances with the same options agree bit for bit")
+
+    def test_batches_agree_with_single_pairs(self) -> None:
+        matcher, pair = self.make(), self.pair()
+        if not isinstance(matcher, BatchMatcher):
+            import pytest
+
+            pytest.skip("the matcher takes one pair at a time")
+        n = matcher.batch_size
+        require(type(n) is int and n >= 1, KIND, "batch_size is a whole number from 1", repr(n))
+        few = phantoms.take(pair.a, np.arange(len(pair.a) // 2))
+        none = phantoms.take(pair.b, np.zeros(0, int))
+        pairs = [(pair.a, pair.b), (few, pair.b), (pair.a, none), (pair.b, pair.a)]
+        found = matcher.match_pairs(pairs)
+        ok = isinstance(found, list) and len(found) == len(pairs)
+        require(ok, KIND, "match_pairs returns a list of Matches, one for each pair", type(found).__name__)
+        for together, (a, b) in zip(found, pairs):
+            require_valid(lambda m=together, a=a, b=b: m.validate(len(a), len(b)), KIND, "match_pairs: valid Matches")
+            alone = {tuple(m) for m in matcher.match(a, b).idx.tolist()}
+            differ = len(alone ^ {tuple(m) for m in together.idx.tolist()})
+            contract = "a pair has the same matches alone and beside others, but for 1 in 100 at the threshold"
+            require(differ <= 0.01 * len(alone), KIND, contract, f"{differ} of {len(alone)} differ")
 
     def test_leaves_its_input_alone(self) -> None:
         pair, kept = self.pair(), self.pair()

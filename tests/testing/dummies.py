@@ -24,6 +24,11 @@ class CornerExtractor:
 
 
 class MutualMatcher:
+    batch_size = 2
+
+    def match_pairs(self, pairs):
+        return [self.match(a, b) for a, b in pairs]
+
     def match(self, a, b):
         if a.metric != b.metric:
             raise InputError(f"{a.metric} and {b.metric} descriptors cannot be compared", "use one extractor")
