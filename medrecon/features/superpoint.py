@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from medrecon.config import ComponentConfig
 from medrecon.errors import StageError
 from medrecon.features.prepare import outside_mask, prepare, within
-from medrecon.networks.device import Device, Precision, place
+from medrecon.networks.device import Device, Precision, place, refuse_half_on_cpu
 from medrecon.networks.weights import Weights, weights_assets, weights_path
 from medrecon.types import Features
 
@@ -42,8 +42,7 @@ class SuperpointExtractorConfig(ComponentConfig):
 
     @model_validator(mode="after")
     def _half_needs_a_gpu(self) -> "SuperpointExtractorConfig":
-        if self.device == "cpu" and self.precision in ("fp16", "bf16"):
-            raise ValueError(f"precision {self.precision} is for GPUs; device cpu computes in fp32")
+        refuse_half_on_cpu(self.device, self.precision)
         return self
 
     def assets(self) -> tuple[str, ...]:

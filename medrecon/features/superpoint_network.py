@@ -6,14 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from medrecon.config import ComponentConfig
-from medrecon.errors import AssetError
-from medrecon.networks.checkpoint import load_checkpoint, load_into, save_checkpoint
+from medrecon.networks.checkpoint import build_network, save_checkpoint
 
 FORMAT = "medrecon-superpoint"
 CELL_PX = 8  # three poolings: one position of the heads' maps is a cell of 8 x 8 pixels
@@ -82,17 +80,7 @@ def load_network(path: Path) -> SuperpointNetwork:
     Raises:
         AssetError: the file is missing, damaged, or belongs to another network.
     """
-    checkpoint = load_checkpoint(path, FORMAT)
-    try:
-        config = SuperpointNetworkConfig(**(checkpoint.config or {}))
-    except (ValidationError, TypeError) as e:
-        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
-        where = ".".join(map(str, why["loc"]))
-        raise AssetError(f"{path}: config {where}: {why['msg']}", "write the checkpoint again") from e
-    with torch.device("meta"):
-        network = SuperpointNetwork(config)
-    load_into(network, checkpoint.state_dict, path)
-    return network.eval()
+    return build_network(path, FORMAT, SuperpointNetworkConfig, SuperpointNetwork)
 
 
 def save_network(path: Path, network: SuperpointNetwork, license: str, provenance: dict[str, Any]) -> None:

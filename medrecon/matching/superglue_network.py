@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medrecon import ops
 from medrecon.config import ComponentConfig
-from medrecon.errors import AssetError
-from medrecon.networks.checkpoint import load_checkpoint, load_into, save_checkpoint
+from medrecon.networks.checkpoint import build_network, save_checkpoint
 
 FORMAT = "medrecon-superglue"
 
@@ -159,17 +158,7 @@ def load_network(path: Path) -> SuperglueNetwork:
     Raises:
         AssetError: the file is missing, damaged, or belongs to another network.
     """
-    checkpoint = load_checkpoint(path, FORMAT)
-    try:
-        config = SuperglueNetworkConfig(**(checkpoint.config or {}))
-    except (ValidationError, TypeError) as e:
-        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
-        where = ".".join(map(str, why["loc"]))
-        raise AssetError(f"{path}: config {where}: {why['msg']}", "write the checkpoint again") from e
-    with torch.device("meta"):
-        network = SuperglueNetwork(config)
-    load_into(network, checkpoint.state_dict, path)
-    return network.eval()
+    return build_network(path, FORMAT, SuperglueNetworkConfig, SuperglueNetwork)
 
 
 def save_network(path: Path, network: SuperglueNetwork, license: str, provenance: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -83,6 +84,26 @@ def load_checkpoint(path: Path, format: str, part: str | None = None) -> Checkpo
     else:
         checkpoint = Checkpoint(_load_pytorch(path, part), None, {}, "")
     return checkpoint._replace(state_dict={k: _usable(path, k, v) for k, v in checkpoint.state_dict.items()})
+
+
+def build_network(path: Path, format: str, config_class: type, network_class: type, part: str | None = None) -> Any:
+    """``network_class(config_class(...))`` of the size that the checkpoint says (a PyTorch file: the default size),
+    with its tensors, strictly, in eval mode on the CPU.
+
+    Raises:
+        AssetError: the file is missing, damaged, or belongs to another network.
+    """
+    checkpoint = load_checkpoint(path, format, part)
+    try:
+        config = config_class(**(checkpoint.config or {}))
+    except (ValidationError, TypeError) as e:
+        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
+        where = ".".join(map(str, why["loc"]))
+        raise AssetError(f"{path}: config {where}: {why['msg']}", "write the checkpoint again") from e
+    with torch.device("meta"):
+        network = network_class(config)
+    load_into(network, checkpoint.state_dict, path)
+    return network.eval()
 
 
 def load_into(network: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:
