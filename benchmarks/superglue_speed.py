@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from alternating import Timing, alternate
 from peers.superglue_eager import superglue as eager
 from peers.superglue_transformers import match as library_match
 from peers.superglue_transformers import transformers_superglue
@@ -30,18 +29,15 @@ Pair = tuple[Features, Features]
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation: median milliseconds a pair, how many times slower than ours, what it finds beside ours.
+    """One implementation: its time for a pair, and what it finds beside ours.
 
     Attributes:
-        spread: interquartile range of the times, relative to the median.
         equal_matches: share of the matches of either that both have, over all pairs.
         scores_difference, scores_difference_p95: largest and 95th percentile of those shared matches.
     """
 
     name: str
-    ms: float
-    spread: float
-    ratio: float
+    time: Timing
     matches: int
     equal_matches: float
     scores_difference: float
@@ -70,9 +66,9 @@ def main() -> None:
     rows = compare(implementations(config), pairs, options.repeats)
     print(f"{options.keypoints} keypoints an image, {options.device}, {options.threads} threads, median of "
           f"{options.repeats} rounds over {len(pairs)} pairs")  # fmt: skip
-    print(f"{'':<24}{'ms':>8}{'spread':>8}{'ratio':>7}{'matches':>9}{'equal':>9}{'d score':>10}{'95 %':>10}")
+    print(f"{'':<15}{Timing.HEAD}{'matches':>9}{'equal':>9}{'d score':>10}{'95 %':>10}")
     for r in rows:
-        print(f"{r.name:<24}{r.ms:>8.1f}{r.spread:>8.0%}{r.ratio:>7.2f}{r.matches:>9}{r.equal_matches:>9.2%}"
+        print(f"{r.name:<15}{r.time}{r.matches:>9}{r.equal_matches:>9.2%}"
               f"{r.scores_difference:>10.1e}{r.scores_difference_p95:>10.1e}")  # fmt: skip
     if options.json:
         machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
@@ -138,31 +134,13 @@ def _matches(rows: torch.Tensor, columns: torch.Tensor, scores: torch.Tensor) ->
 
 
 def compare(functions: dict[str, Callable[..., Matches]], pairs: list[Pair], repeats: int) -> list[Row]:
-    """Alternates the implementations, so that other work on the machine meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    found: dict[str, list[Matches]] = {}
-    for _ in range(repeats + 1):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            found[name] = [function(pair) for pair in pairs]
-            times[name].append(1e3 * (time.perf_counter() - begun) / len(pairs))
-    reference = next(iter(functions))
-    rows = []
-    for name, (_, *measured) in times.items():  # the first round warms up
-        ms, quarters = statistics.median(measured), statistics.quantiles(measured, n=4)
-        shared, either, errors = difference(found[reference], found[name])
-        rows.append(
-            Row(
-                name,
-                ms,
-                (quarters[2] - quarters[0]) / ms,
-                ms / statistics.median(times[reference][1:]),
-                sum(map(len, found[name])),
-                shared / max(either, 1),
-                float(errors.max(initial=0)),
-                float(np.quantile(errors, 0.95)) if len(errors) else 0.0,
-            )
-        )
+    """Times them in turns and compares what they find with what the first does."""
+    times, found = alternate(functions, pairs, repeats)
+    ours, rows = found[next(iter(functions))], []
+    for name in functions:
+        shared, either, errors = difference(ours, found[name])
+        n, tail = sum(map(len, found[name])), np.quantile(errors, 0.95) if len(errors) else 0.0
+        rows.append(Row(name, times[name], n, shared / max(either, 1), float(errors.max(initial=0)), float(tail)))
     return rows
 
 

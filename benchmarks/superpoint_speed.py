@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import skimage
 import torch
+from alternating import Timing, alternate
 from peers.superpoint_eager import superpoint as eager
 from peers.superpoint_transformers import run, transformers_superpoint
 
@@ -27,18 +26,15 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # xy [N, 2] px, scores [N], d
 
 @dataclass(frozen=True)
 class Row:
-    """One implementation: median milliseconds, how many times slower than ours, and what it finds beside ours.
+    """One implementation: its time, and what it finds beside ours.
 
     Attributes:
-        spread: interquartile range of the times, relative to the median.
         equal_keypoints: share of keypoints within 0.01 px of one of ours, over all pictures.
         scores_difference, descriptors_difference: largest of those shared keypoints.
     """
 
     name: str
-    ms: float
-    spread: float
-    ratio: float
+    time: Timing
     keypoints: int
     equal_keypoints: float
     scores_difference: float
@@ -72,9 +68,9 @@ def main() -> None:
     rows = compare(implementations(config), pictures, options.repeats)
     print(f"{options.size[0]} x {options.size[1]}, {options.device}, {options.threads} threads, median of "
           f"{options.repeats} rounds over {len(pictures)} pictures")  # fmt: skip
-    print(f"{'':<24}{'ms':>8}{'spread':>8}{'ratio':>7}{'keypoints':>11}{'equal':>9}{'d score':>10}{'d descr':>10}")
+    print(f"{'':<15}{Timing.HEAD}{'keypoints':>11}{'equal':>9}{'d score':>10}{'d descr':>10}")
     for r in rows:
-        print(f"{r.name:<24}{r.ms:>8.1f}{r.spread:>8.0%}{r.ratio:>7.2f}{r.keypoints:>11}{r.equal_keypoints:>9.2%}"
+        print(f"{r.name:<15}{r.time}{r.keypoints:>11}{r.equal_keypoints:>9.2%}"
               f"{r.scores_difference:>10.1e}{r.descriptors_difference:>10.1e}")  # fmt: skip
     if options.json:
         machine = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
@@ -123,26 +119,13 @@ def implementations(config: SuperpointExtractorConfig) -> dict[str, Callable[[np
 
 
 def compare(functions: dict[str, Callable], pictures: list[np.ndarray], repeats: int) -> list[Row]:
-    """Alternates the implementations, so that other work on the machine meets all of them."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    found: dict[str, list[Found]] = {}
-    for _ in range(repeats + 1):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            found[name] = [function(p) for p in pictures]
-            times[name].append(1e3 * (time.perf_counter() - begun) / len(pictures))
-    reference = next(iter(functions))
-    rows = []
-    for name, (_, *measured) in times.items():  # the first round warms up
-        ms, quarters = statistics.median(measured), statistics.quantiles(measured, n=4)
-        ratio = ms / statistics.median(times[reference][1:])
-        differences = [difference(a, b) for a, b in zip(found[reference], found[name])]
-        n = sum(len(f[0]) for f in found[name])
-        shared, scores, descriptors = zip(*differences)
-        most = max(n, sum(len(f[0]) for f in found[reference]))
-        rows.append(
-            Row(name, ms, (quarters[2] - quarters[0]) / ms, ratio, n, sum(shared) / most, max(scores), max(descriptors))
-        )
+    """Times them in turns and compares what they find with what the first does."""
+    times, found = alternate(functions, pictures, repeats)
+    ours, rows = found[next(iter(functions))], []
+    for name in functions:
+        shared, scores, descriptors = zip(*(difference(a, b) for a, b in zip(ours, found[name])))
+        n, n_ours = (sum(len(f[0]) for f in each) for each in (found[name], ours))
+        rows.append(Row(name, times[name], n, sum(shared) / max(n, n_ours), max(scores), max(descriptors)))
     return rows
 
 
