@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medrecon.errors import ConfigError, StageError
+from medrecon.errors import StageError
 from medrecon.features.prepare import choose, empty, outside_mask, prepare, too_plain, within
 from medrecon.images import cv2
+from medrecon.networks.device import place
 from medrecon.types import Features
 from medrecon_lightglue.options import LearnedExtractorConfig
 
@@ -28,7 +29,7 @@ class LearnedExtractor:
 
     def __init__(self, config: LearnedExtractorConfig, network: torch.nn.Module):
         self.config = config
-        self.device = place(config.device, self.name)
+        self.device = place(self.name, config.device, "fp32")[0]
         self.network = network.eval().requires_grad_(False).to(self.device)
 
     def detect(self, picture: Tensor) -> tuple[Tensor, Tensor, Any]:
@@ -70,14 +71,6 @@ class LearnedExtractor:
         if descriptors is None:
             return empty(size, self.name, "l2", self.width)
         return Features(within(xy, size), scores.astype(np.float32), descriptors, "l2", size, self.name)
-
-
-def place(device: str, name: str) -> torch.device:
-    """Where to compute.  Raises ConfigError when a GPU is asked for and there is none."""
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise ConfigError(f"{name}: device cuda is asked for, but torch finds no GPU", "set device: auto or cpu")
-    return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 
 def _tensor(image: np.ndarray, grey: np.ndarray) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 
 from medrecon.errors import AssetError, InputError
 from medrecon.networks.checkpoint import load_checkpoint, load_into
+from medrecon.networks.device import place
 from medrecon.networks.weights import weights_path
 from medrecon.types import Features, Matches
-from medrecon_lightglue.extracting import place
 from medrecon_lightglue.lightglue_network import LightGlueNetwork, mutual
 from medrecon_lightglue.options import LightGlueMatcherConfig
 
@@ -34,7 +34,7 @@ class LightGlueMatcher:
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as e:
             raise AssetError(f"{path} is not a checkpoint of LightGlue ({e})", "check the option `weights`") from e
         load_into(network, state, path)
-        self.device = place(config.device, self.name)
+        self.device = place(self.name, config.device, "fp32")[0]
         self.network = network.eval().requires_grad_(False).to(self.device)
 
     @torch.inference_mode()

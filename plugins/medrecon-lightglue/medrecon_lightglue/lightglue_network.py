@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The network of LightGlue, named as its checkpoints are. Lindenberger, Sarlin, Pollefeys: "LightGlue: Local feature
-matching at light speed", ICCV 2023, arXiv 2306.13643."""
+matching at light speed", ICCV 2023, arXiv 2306.13643. For inference: it has no gradients on a CPU."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medrecon.networks.linear import attention, linear
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
 
 class _FeedForward(nn.Sequential):
     def __init__(self, dim: int):
-        super().__init__(nn.Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-
-    def forward(self, x: Tensor, message: Tensor) -> Tensor:
-        """Of x and its message side by side, without copying them there."""
-        first, norm, gelu, last = self
-        of_x, of_message = first.weight.chunk(2, 1)
-        return last(gelu(norm(torch.addmm(F.linear(x, of_x, first.bias), message, of_message.T))))
+        super().__init__(_Linear(2 * dim, 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), _Linear(2 * dim, dim))
 
 
 class _PositionEncoding(nn.Module):
@@ -45,13 +46,12 @@ class _SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.Wqkv, self.out_proj, self.ffn = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), _FeedForward(dim)
+        self.Wqkv, self.out_proj, self.ffn = _Linear(dim, 3 * dim), _Linear(dim, dim), _FeedForward(dim)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        # Contiguous: the fused attention takes no strided channels, and falls back to one many times slower.
         q, k, v = self.Wqkv(x).unflatten(-1, (self.heads, -1, 3)).permute(3, 1, 0, 2).contiguous()
-        message = F.scaled_dot_product_attention(_rotate(q, rotation)[None], _rotate(k, rotation)[None], v[None])[0]
-        return x + self.ffn(x, self.out_proj(message.transpose(0, 1).flatten(1)))
+        message = attention(_rotate(q, rotation) * q.shape[-1] ** -0.5, _rotate(k, rotation), v)
+        return x + self.ffn(torch.cat([x, self.out_proj(message.transpose(0, 1).flatten(1))], 1))
 
 
 class _CrossAttention(nn.Module):
@@ -60,18 +60,18 @@ class _CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.to_qk, self.to_v, self.to_out = (nn.Linear(dim, dim) for _ in range(3))
+        self.to_qk, self.to_v, self.to_out = (_Linear(dim, dim) for _ in range(3))
         self.ffn = _FeedForward(dim)
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]
+        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(0, 1).contiguous()
         qk_a, qk_b, v_a, v_b = split(self.to_qk(a)), split(self.to_qk(b)), split(self.to_v(a)), split(self.to_v(b))
-        from_b = F.scaled_dot_product_attention(qk_a, qk_b, v_b)
-        from_a = F.scaled_dot_product_attention(qk_b, qk_a, v_a)
+        scale = qk_a.shape[-1] ** -0.5
+        from_b, from_a = attention(qk_a * scale, qk_b, v_b), attention(qk_b * scale, qk_a, v_a)
         return self._update(a, from_b), self._update(b, from_a)
 
     def _update(self, x: Tensor, message: Tensor) -> Tensor:
-        return x + self.ffn(x, self.to_out(message[0].transpose(0, 1).flatten(1)))
+        return x + self.ffn(torch.cat([x, self.to_out(message.transpose(0, 1).flatten(1))], 1))
 
 
 class _Layer(nn.Module):
@@ -85,7 +85,7 @@ class _Assignment(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.matchability, self.final_proj = nn.Linear(dim, 1), nn.Linear(dim, dim)
+        self.matchability, self.final_proj = nn.Linear(dim, 1), _Linear(dim, dim)
 
     def matchable(self, x: Tensor) -> Tensor:
         """Probability [N] that a point has a partner."""
@@ -94,7 +94,7 @@ class _Assignment(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Logarithms of the assignment [M, N]."""
         scale = a.shape[1] ** -0.25
-        similarity = (self.final_proj(a) * scale) @ (self.final_proj(b) * scale).T
+        similarity = linear(self.final_proj(a) * scale, self.final_proj(b) * scale)
         certain = F.logsigmoid(self.matchability(a)) + F.logsigmoid(self.matchability(b)).T
         return similarity.log_softmax(1) + similarity.log_softmax(0) + certain
 
@@ -119,7 +119,7 @@ class LightGlueNetwork(nn.Module):
 
     def __init__(self, input_dim: int = 128, dim: int = 256, n_layers: int = 9, heads: int = 4):
         super().__init__()
-        self.input_proj = nn.Linear(input_dim, dim) if input_dim != dim else nn.Identity()
+        self.input_proj = _Linear(input_dim, dim) if input_dim != dim else nn.Identity()
         self.posenc = _PositionEncoding(dim // heads)
         self.transformers = nn.ModuleList(_Layer(dim, heads) for _ in range(n_layers))
         self.log_assignment = nn.ModuleList(_Assignment(dim) for _ in range(n_layers))

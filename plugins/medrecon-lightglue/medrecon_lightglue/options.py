@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from medrecon.config import ComponentConfig
+from medrecon.networks.device import Device
 from medrecon.networks.weights import Weights, weights_assets
 
 # Which extractor's features the published weights know.
@@ -23,7 +22,7 @@ class LearnedExtractorConfig(ComponentConfig):
     max_size_px: int | None = Field(
         1024, ge=32, description="larger images are shrunk to this longest side; null: never"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    device: Device = Field("auto", description="auto: the GPU where there is one")
 
     def assets(self) -> tuple[str, ...]:
         return weights_assets(self.weights)
@@ -56,7 +55,7 @@ class LightGlueMatcherConfig(ComponentConfig):
     max_keypoints: int = Field(
         4096, ge=1, description="the strongest keypoints of each picture that take part; bounds memory"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    device: Device = Field("auto", description="auto: the GPU where there is one")
 
     def assets(self) -> tuple[str, ...]:
         return weights_assets(self.weights)

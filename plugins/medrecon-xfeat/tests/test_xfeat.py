@@ -16,6 +16,7 @@ from medrecon_xfeat.xfeat import XFeatExtractor
 
 from medrecon import assets
 from medrecon.errors import AssetError, InputError
+from medrecon.images import cv2
 from medrecon.testing import ExtractorConformance, MatcherConformance, phantoms
 
 
@@ -146,3 +147,28 @@ def test_features_of_another_extractor_are_refused():
     a = phantoms.feature_pair(dimension=128, extractor="sift").a
     with pytest.raises(InputError, match="length 64"):
         LighterGlueMatcher(LighterGlueMatcherConfig(weights=crafted_lighterglue())).match(a, a)
+
+
+def test_a_real_picture_under_a_known_warp():
+    picture = pytest.importorskip("skimage.data").astronaut()[:330, :350]
+    h = np.array([[0.94, -0.19, 40], [0.16, 0.88, 12], [1e-4, 2e-4, 1]])
+    warped = cv2.warpPerspective(picture, h, (350, 330), flags=cv2.INTER_LINEAR)
+    made = XFeatExtractor(XFeatExtractorConfig(weights=published("xfeat"), max_keypoints=500))
+    a, b = made.extract(picture), made.extract(warped)
+    glue = LighterGlueMatcher(LighterGlueMatcherConfig(weights=published("lighterglue-xfeat")))
+    found = glue.match(a, b)
+    # OpenCV's pixel centres are whole numbers, ours lie half a pixel further.
+    to = np.c_[a.xy[found.idx[:, 0]] - 0.5, np.ones(len(found))] @ h.T
+    error = np.linalg.norm(to[:, :2] / to[:, 2:] + 0.5 - b.xy[found.idx[:, 1]], axis=1)
+    assert len(found) > 80
+    assert (error < 3).mean() > 0.9
+
+
+def test_foreign_and_truncated_checkpoints(tmp_path):
+    short = tmp_path / "short.pt"
+    short.write_bytes(crafted_xfeat().read_bytes()[:-2000])
+    for path in (short, crafted_lighterglue()):
+        with pytest.raises(AssetError, match=path.name):
+            XFeatExtractor(XFeatExtractorConfig(weights=path))
+    with pytest.raises(AssetError, match="xfeat.pt"):
+        LighterGlueMatcher(LighterGlueMatcherConfig(weights=crafted_xfeat()))
