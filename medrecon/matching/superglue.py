@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Pairs that a GPU works on at once; a CPU is busy with one.
 _GPU_PAIRS = 16
-# Keypoints worked on at once: 64 Ki of them take about a gigabyte.
+# Keypoints worked on at once: 64 Ki of them take about half a gigabyte.
 _GPU_TOKENS = 1 << 16
 
 
@@ -36,7 +36,7 @@ class SuperglueMatcherConfig(ComponentConfig):
     match_threshold: float = Field(0.2, ge=0, lt=1, description="matches at most this probable are dropped")
     max_keypoints: int = Field(
         4096, ge=1, le=16384, description="keypoints used per image, those of the highest score; the rest stay "
-        "unmatched. Time and memory grow with its square: 4096 take half a gigabyte, 16384 about 6"
+        "unmatched. Time and memory grow with its square: 4096 take a quarter of a gigabyte, 16384 about 3"
     )  # fmt: skip
     device: Device = Field("auto", description="auto: the GPU where there is one")
     precision: Precision = Field(
