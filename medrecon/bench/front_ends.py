@@ -200,7 +200,7 @@ def _finite(value: float) -> float | None:
 
 
 class _Relay(Display):
-    """The display of an inner run: what it says goes on, its bars and headlines do not."""
+    """The display of an inner run: what it says goes on, its bars do not."""
 
     def __init__(self, progress: Progress, who: str):
         super().__init__(quiet=True)
@@ -208,3 +208,6 @@ class _Relay(Display):
 
     def say(self, text: str) -> None:
         self._progress.say(f"{self._who}: {text}")
+
+    def headline(self, text: str) -> None:
+        self.say(text.strip())

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from medrecon.config.run_config import Section, merge
+from medrecon.config.run_config import Section, check_accepts, merge
 from medrecon.config.validation import validate_options
 from medrecon.errors import ConfigError, PluginError
 
@@ -24,15 +24,13 @@ KNOWN: dict[str, tuple[str, dict, str, dict]] = {
     "superpoint+superglue-outdoor": ("superpoint", {}, "superglue", {"weights": "superglue-outdoor"}),
     "superpoint+superglue-indoor": ("superpoint", {}, "superglue", {"weights": "superglue-indoor"}),
     "disk+lightglue": ("disk", {}, "lightglue", {}),
-    "aliked+lightglue": ("aliked", {}, "lightglue", {}),
+    "aliked+lightglue": ("aliked", {}, "lightglue", {"weights": "lightglue-aliked"}),
     "xfeat+nearest-neighbour": ("xfeat", {}, "nearest-neighbour", {}),
     "xfeat+lighterglue": ("xfeat", {}, "lighterglue", {}),
 }
 QUICK = ("sift+nearest-neighbour", "orb+nearest-neighbour")
-PACKAGES = {
-    "disk": "medrecon-lightglue", "aliked": "medrecon-lightglue", "lightglue": "medrecon-lightglue",
-    "xfeat": "medrecon-xfeat", "lighterglue": "medrecon-xfeat",
-}  # fmt: skip
+_LIGHTGLUE, _XFEAT = "./plugins/medrecon-lightglue", "./plugins/medrecon-lightglue ./plugins/medrecon-xfeat"
+PACKAGES = {"disk": _LIGHTGLUE, "aliked": _LIGHTGLUE, "lightglue": _LIGHTGLUE, "xfeat": _XFEAT, "lighterglue": _XFEAT}
 BUDGET_OPTION = "max_keypoints"
 
 
@@ -108,13 +106,8 @@ def sections(method: Method) -> tuple[Section, Section]:
     ):
         component = plugins().component(kind, name)
         made.append(Section(component, validate_options(component.load_config(), options, f"{kind} {name}")))
-    extractor, matcher = made
-    if "*" not in matcher.component.accepts and method.extractor not in matcher.component.accepts:
-        raise ConfigError(
-            f"matcher {method.matcher!r} does not take features of {method.extractor!r}",
-            f"it takes those of {', '.join(matcher.component.accepts)}",
-        )
-    return extractor, matcher
+    check_accepts(*made)
+    return made[0], made[1]
 
 
 def available(method: Method) -> Skipped | None:

@@ -246,7 +246,7 @@ def load_config(
             picked.append(Section(component, _resolve_paths(model, base)))
         lists[key] = tuple(picked)
     config = RunConfig(options, sections, lists, choice)
-    _check_accepts(config)
+    check_accepts(config.sections["features"], config.sections["matching"])
     return config
 
 
@@ -261,16 +261,20 @@ def _mapping(value: Any, key: str, name: str) -> dict[str, Any]:
     return {str(k): v for k, v in value.items()}
 
 
-def _check_accepts(config: RunConfig) -> None:
-    """A matcher says which extractors' features it takes: better to learn it now than after an hour."""
-    extractor, matcher = config.sections["features"].component, config.sections["matching"].component
+def check_accepts(features: Section, matching: Section) -> None:
+    """A matcher says which extractors' features it takes: better to learn it now than after an hour.
+
+    Raises:
+        ConfigError: it does not take those of this extractor.
+    """
+    extractor, matcher = features.component, matching.component
     if "*" not in matcher.accepts and extractor.name not in matcher.accepts:
         raise ConfigError(
             f"matcher {matcher.name!r} does not take features of {extractor.name!r}",
             f"set features.name to one of: {', '.join(matcher.accepts)}",
         )
     # A plugin's model need not derive from ours.
-    fitting = getattr(config.sections["matching"].options, "accepts", lambda: None)()
+    fitting = getattr(matching.options, "accepts", lambda: None)()
     if fitting is not None and extractor.name not in fitting:
         raise ConfigError(
             f"matcher {matcher.name!r} does not take features of {extractor.name!r} with these options",
