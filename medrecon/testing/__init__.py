@@ -14,6 +14,8 @@ _WHERE = {
     "PairingConformance": "pairing",
     "RendererConformance": "renderer",
     "SourceConformance": "source",
+    "fetched": "weights",
+    "forbid_network": "weights",
     "phantoms": "phantoms",
 }
 

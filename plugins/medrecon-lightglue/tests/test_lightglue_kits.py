@@ -7,29 +7,17 @@ from pathlib import Path
 
 import crafted
 import numpy as np
-import pytest
 from medrecon_lightglue.aliked import AlikedExtractor
 from medrecon_lightglue.disk import DiskExtractor
 from medrecon_lightglue.lightglue import LightGlueMatcher
 from medrecon_lightglue.options import AlikedExtractorConfig, DiskExtractorConfig, LightGlueMatcherConfig
 
-from medrecon import assets
-from medrecon.testing import ExtractorConformance, MatcherConformance, phantoms
+from medrecon.testing import ExtractorConformance, MatcherConformance, fetched, phantoms
 
 
 @functools.cache
 def made(kind: str) -> Path:
     return getattr(crafted, kind)(Path(tempfile.mkdtemp()))
-
-
-def published(name: str) -> str:
-    try:
-        there = assets.path(name)
-    except Exception as e:
-        pytest.skip(f"the package is not installed, so its weights are not in the catalogue: {e}")
-    if there is None:
-        pytest.skip(f"weights {name!r} have not been fetched: medrecon weights fetch {name}")
-    return name
 
 
 class _Extractor(ExtractorConformance):
@@ -47,7 +35,7 @@ class TestDiskPublished(_Extractor):
     mirrored_alike = False  # prefers one side of what it sees: trained without mirrored pictures
 
     def make(self):
-        return DiskExtractor(DiskExtractorConfig(weights=published("disk-depth")))
+        return DiskExtractor(DiskExtractorConfig(weights=fetched("disk-depth")))
 
 
 class TestAliked(_Extractor):
@@ -60,7 +48,7 @@ class TestAlikedPublished(_Extractor):
     mirrored_alike = False
 
     def make(self):
-        return AlikedExtractor(AlikedExtractorConfig(weights=published("aliked-n16")))
+        return AlikedExtractor(AlikedExtractorConfig(weights=fetched("aliked-n16")))
 
 
 @functools.cache
@@ -86,10 +74,10 @@ class _Published(MatcherConformance):
     weights: str
 
     def make(self):
-        return matcher(published(self.weights))
+        return matcher(fetched(self.weights))
 
     def pair(self):
-        published(self.weights)
+        fetched(self.weights)
         return moved_pair(self.extractor)
 
 
@@ -105,9 +93,9 @@ class TestLightGlueAlikedPublished(_Published):
 def moved_pair(extractor: str) -> phantoms.FeaturePair:
     """A picture and its cut-out 24 px to the right and 9 px further down; truth by position alone."""
     if extractor == "disk":
-        made_of = DiskExtractor(DiskExtractorConfig(weights=published("disk-depth"), max_keypoints=300))
+        made_of = DiskExtractor(DiskExtractorConfig(weights=fetched("disk-depth"), max_keypoints=300))
     else:
-        made_of = AlikedExtractor(AlikedExtractorConfig(weights=published("aliked-n16"), max_keypoints=300))
+        made_of = AlikedExtractor(AlikedExtractorConfig(weights=fetched("aliked-n16"), max_keypoints=300))
     picture, by = phantoms.texture_image(233, 320, seed=4), np.array([24, 9])
     a, b = made_of.extract(picture[:224, :296]), made_of.extract(picture[9:, 24:])
     distance = np.linalg.norm(a.xy[:, None] - by - b.xy[None], axis=2)

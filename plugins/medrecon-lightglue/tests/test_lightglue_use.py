@@ -16,11 +16,11 @@ from medrecon_lightglue.aliked import AlikedExtractor
 from medrecon_lightglue.disk import DiskExtractor
 from medrecon_lightglue.lightglue import LightGlueMatcher
 from medrecon_lightglue.options import AlikedExtractorConfig, DiskExtractorConfig, LightGlueMatcherConfig
-from test_lightglue_kits import matcher, published
+from test_lightglue_kits import matcher
 
 from medrecon.errors import AssetError, ConfigError, InputError
 from medrecon.images import cv2
-from medrecon.testing import phantoms
+from medrecon.testing import fetched, phantoms
 
 MAKERS = {
     "disk": lambda weights, **more: DiskExtractor(DiskExtractorConfig(weights=weights, **more)),
@@ -100,7 +100,7 @@ def test_published_weights_know_their_extractor():
     assert matcher_options().accepts() is None
     a = phantoms.feature_pair(dimension=128, extractor="aliked").a
     with pytest.raises(InputError, match="are for disk"):
-        matcher(published("lightglue-disk")).match(a, a)
+        matcher(fetched("lightglue-disk")).match(a, a)
 
 
 def python(*args, **environment):
@@ -138,9 +138,9 @@ def test_a_real_picture_under_a_known_warp(extractor, weights, glue):
     picture = pytest.importorskip("skimage.data").astronaut()[:320, :320]
     h = np.array([[0.94, -0.19, 40], [0.16, 0.88, 12], [1e-4, 2e-4, 1]])
     warped = cv2.warpPerspective(picture, h, (320, 320), flags=cv2.INTER_LINEAR)
-    made = MAKERS[extractor](published(weights), max_keypoints=400)
+    made = MAKERS[extractor](fetched(weights), max_keypoints=400)
     a, b = made.extract(picture), made.extract(warped)
-    found = matcher(published(glue)).match(a, b)
+    found = matcher(fetched(glue)).match(a, b)
     # OpenCV's pixel centres are whole numbers, ours lie half a pixel further.
     to = np.c_[a.xy[found.idx[:, 0]] - 0.5, np.ones(len(found))] @ h.T
     error = np.linalg.norm(to[:, :2] / to[:, 2:] + 0.5 - b.xy[found.idx[:, 1]], axis=1)

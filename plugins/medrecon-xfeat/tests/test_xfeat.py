@@ -14,10 +14,9 @@ from medrecon_xfeat.network import XFeatNetwork
 from medrecon_xfeat.options import LighterGlueMatcherConfig, XFeatExtractorConfig
 from medrecon_xfeat.xfeat import XFeatExtractor
 
-from medrecon import assets
 from medrecon.errors import AssetError, InputError
 from medrecon.images import cv2
-from medrecon.testing import ExtractorConformance, MatcherConformance, phantoms
+from medrecon.testing import ExtractorConformance, MatcherConformance, fetched, phantoms
 
 
 @functools.cache
@@ -44,16 +43,6 @@ def crafted_lighterglue() -> Path:
     return path
 
 
-def published(name: str) -> str:
-    try:
-        there = assets.path(name)
-    except AssetError as e:
-        pytest.skip(f"the package is not installed, so its weights are not in the catalogue: {e}")
-    if there is None:
-        pytest.skip(f"weights {name!r} have not been fetched: medrecon weights fetch {name}")
-    return name
-
-
 class TestXFeat(ExtractorConformance):
     mirrored_alike = False  # its cells have a left and a right; test_pixel_centres is the test instead
 
@@ -68,7 +57,7 @@ class TestXFeatPublished(TestXFeat):
     min_keypoints = 30
 
     def make(self):
-        return XFeatExtractor(XFeatExtractorConfig(weights=published("xfeat")))
+        return XFeatExtractor(XFeatExtractorConfig(weights=fetched("xfeat")))
 
 
 class TestLighterGlue(MatcherConformance):
@@ -84,16 +73,16 @@ class TestLighterGluePublished(TestLighterGlue):
     """Random descriptors mean nothing to it: features of a picture and of the same picture moved by whole cells."""
 
     def make(self):
-        return LighterGlueMatcher(LighterGlueMatcherConfig(weights=published("lighterglue-xfeat")))
+        return LighterGlueMatcher(LighterGlueMatcherConfig(weights=fetched("lighterglue-xfeat")))
 
     def pair(self):
-        published("lighterglue-xfeat")
+        fetched("lighterglue-xfeat")
         return moved_pair()
 
 
 @functools.cache
 def moved_pair() -> phantoms.FeaturePair:
-    made_of = XFeatExtractor(XFeatExtractorConfig(weights=published("xfeat"), max_keypoints=300))
+    made_of = XFeatExtractor(XFeatExtractorConfig(weights=fetched("xfeat"), max_keypoints=300))
     picture, by = phantoms.texture_image(240, 320, seed=4), np.array([24, 8])
     a, b = made_of.extract(picture[:224, :288]), made_of.extract(picture[8:232, 24:312])
     distance = np.linalg.norm(a.xy[:, None] - by - b.xy[None], axis=2)
@@ -153,9 +142,9 @@ def test_a_real_picture_under_a_known_warp():
     picture = pytest.importorskip("skimage.data").astronaut()[:330, :350]
     h = np.array([[0.94, -0.19, 40], [0.16, 0.88, 12], [1e-4, 2e-4, 1]])
     warped = cv2.warpPerspective(picture, h, (350, 330), flags=cv2.INTER_LINEAR)
-    made = XFeatExtractor(XFeatExtractorConfig(weights=published("xfeat"), max_keypoints=500))
+    made = XFeatExtractor(XFeatExtractorConfig(weights=fetched("xfeat"), max_keypoints=500))
     a, b = made.extract(picture), made.extract(warped)
-    glue = LighterGlueMatcher(LighterGlueMatcherConfig(weights=published("lighterglue-xfeat")))
+    glue = LighterGlueMatcher(LighterGlueMatcherConfig(weights=fetched("lighterglue-xfeat")))
     found = glue.match(a, b)
     # OpenCV's pixel centres are whole numbers, ours lie half a pixel further.
     to = np.c_[a.xy[found.idx[:, 0]] - 0.5, np.ones(len(found))] @ h.T
