@@ -52,6 +52,7 @@ class Payload:
         return os.system, ("touch " + os.environ["PAYLOAD_MARK"],)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_pickle_is_not_run(tmp_path, monkeypatch, zipped):
     mark = tmp_path / "executed"
