@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrecon.errors import InputError, MedreconError, PluginError
-from medrecon.matching.threads import single_blas_thread
+from medrecon.matching.threads import shared_torch_threads, single_blas_thread
 from medrecon.matching.verification import VerificationConfig, verify
 from medrecon.plugins.contracts import BatchMatcher
 from medrecon.progress import Progress
@@ -85,7 +85,11 @@ def match_all(
     batches = _batches((p for p in pairs if p not in done), cache, _batch_size(matcher))
     unsaved: list[TwoView] = []
     last_save = time.monotonic()
-    with single_blas_thread() if parallel else nullcontext(), ThreadPoolExecutor(N_THREADS) as pool:
+    with (
+        single_blas_thread() if parallel else nullcontext(),
+        shared_torch_threads(N_THREADS if parallel else 1) as begin_worker,
+        ThreadPoolExecutor(N_THREADS, initializer=begin_worker) as pool,
+    ):
         waiting: deque = deque()
         try:
             while True:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from medrecon.matching.superglue_inference import Side
 
-# Pairs that a GPU works on at once; a CPU is busy with one.
+# Pairs that a GPU works on at once.
 _GPU_PAIRS = 16
 # Keypoints worked on at once: 64 Ki of them take about half a gigabyte.
 _GPU_TOKENS = 1 << 16
@@ -68,7 +68,8 @@ class SuperglueMatcher:
         self.config = config
         device, dtype = place("superglue", config.device, config.precision)
         self.network = SuperglueInference(load_network(weights_path(config.weights)), device, dtype)
-        # How many pairs at once the matching stage had best give to match_pairs.
+        # What the matching stage does: a CPU has a pair on each core, a GPU many pairs in one batch.
+        self.thread_safe = device.type == "cpu"
         self.batch_size = 1 if device.type == "cpu" else _GPU_PAIRS
 
     def match(self, features_a: Features, features_b: Features) -> Matches:

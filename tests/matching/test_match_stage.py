@@ -183,6 +183,29 @@ def test_rubbish_batches_are_blamed_on_the_matcher(case, tmp_path, answer, says)
         run(case, tmp_path / "m", matcher)
 
 
+@pytest.mark.parametrize("safe, share", [(True, 2), (False, 4)])
+def test_workers_share_the_threads_of_torch(case, tmp_path, monkeypatch, safe, share):
+    import torch
+
+    monkeypatch.setattr(match, "N_THREADS", 2)
+    seen = []
+
+    class Watched(NearestNeighbourMatcher):
+        thread_safe = safe
+
+        def match(self, a, b):
+            seen.append(torch.get_num_threads())
+            return super().match(a, b)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        run(case, tmp_path / "m", Watched(NearestNeighbourMatcherConfig()))
+        assert set(seen) == {share} and torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
 def broken(answer):
     class Broken:
         def match(self, a, b):

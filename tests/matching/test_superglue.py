@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SuperGlue: what is trained against what runs, batches, bounds, and input that cannot be used."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,17 @@ def test_batches_change_nothing_but_rounding(weights):
             np.testing.assert_array_equal(one.idx, together.idx)
             np.testing.assert_allclose(one.scores, together.scores, atol=1e-5)
     assert len(alone[2]) == 0 and len(alone[1]) > 50
+
+
+def test_pairs_side_by_side_are_as_alone(weights):
+    matcher = make(weights)
+    assert matcher.thread_safe is True
+    pairs = [(p.a, p.b) for p in (pair(n, seed=n) for n in (150, 30, 90, 200) * 3)]
+    alone = [matcher.match(*p) for p in pairs]
+    with ThreadPoolExecutor(4, initializer=lambda: torch.set_num_threads(1)) as pool:
+        for one, other in zip(alone, pool.map(lambda p: matcher.match(*p), pairs)):
+            np.testing.assert_array_equal(one.idx, other.idx)
+            np.testing.assert_array_equal(one.scores, other.scores)
 
 
 def test_small_network_learns():
