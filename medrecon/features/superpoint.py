@@ -101,7 +101,7 @@ class SuperpointExtractor:
         """
         import torch
 
-        from medrecon.features.superpoint_encoder import encode_in_strips
+        from medrecon.features.superpoint_encoder import encode_in_strips, one_thread
         from medrecon.features.superpoint_keypoints import find_keypoints, sample_descriptors, score_map
 
         c, network = self.config, self.network
@@ -114,12 +114,13 @@ class SuperpointExtractor:
             picture = torch.from_numpy(grey[region].astype(np.float32) / 255).to(self.device)[None, None]
             picture = picture.contiguous(memory_format=torch.channels_last)
             encoded = encode_in_strips(network, picture) if self.device.type == "cpu" else network.encode(picture)
-            probability = score_map(network.detect(encoded)[0])
-            if not torch.isfinite(probability).all():
+            logits = network.detect(encoded)[0]
+            if not torch.isfinite(logits).all():
                 raise StageError(
                     "superpoint: the network's output is not finite", "set precision: fp32, or other weights"
                 )
-            row, column, scores = find_keypoints(probability, c.nms_radius_px, c.threshold)
+            with one_thread():
+                row, column, scores = find_keypoints(score_map(logits), c.nms_radius_px, c.threshold)
             row, column = row + origin[0], column + origin[1]
             xy = np.stack([column, row], 1) + 0.5
             # Distance to the edge of the whole cells: the margin beyond them does not count as image.
@@ -130,7 +131,8 @@ class SuperpointExtractor:
                 return None
             first_cell = origin[0] // _CELL_PX, origin[1] // _CELL_PX
             cells = network.describe(encoded)[0]
-            descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
+            with one_thread():
+                descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
         return xy[best], scores[best], descriptors
 
 

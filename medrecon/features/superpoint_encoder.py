@@ -9,8 +9,9 @@ of the same sum as in ``SuperpointNetwork.encode``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,17 @@ def encode_in_strips(network: SuperpointNetwork, image: Tensor, strip_bytes: int
             return _encode(network, x, strip_bytes, n_threads, pool.map)
     finally:
         torch.set_num_threads(n_threads)  # what threads of the future start with
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes in the calling thread alone: small steps take less than waiting for another thread after each."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _encode(network: SuperpointNetwork, x: Tensor, strip_bytes: int, n_threads: int, each: Callable) -> Tensor:
