@@ -13,20 +13,24 @@ from medrecon.config.run_config import Section, check_accepts, merge
 from medrecon.config.validation import validate_options
 from medrecon.errors import ConfigError, PluginError
 
-# Name -> (extractor, its options, matcher, its options). The presets of the house give SIFT this threshold: with its
-# default it finds few points on smooth tissue.
-_SIFT = ("sift", {"contrast_threshold": 0.01})
-KNOWN: dict[str, tuple[str, dict, str, dict]] = {
-    "sift+nearest-neighbour": (*_SIFT, "nearest-neighbour", {}),
-    "surf+nearest-neighbour": ("surf", {}, "nearest-neighbour", {}),
-    "orb+nearest-neighbour": ("orb", {}, "nearest-neighbour", {}),
-    "superpoint+nearest-neighbour": ("superpoint", {}, "nearest-neighbour", {}),
-    "superpoint+superglue-outdoor": ("superpoint", {}, "superglue", {"weights": "superglue-outdoor"}),
-    "superpoint+superglue-indoor": ("superpoint", {}, "superglue", {"weights": "superglue-indoor"}),
-    "disk+lightglue": ("disk", {}, "lightglue", {}),
-    "aliked+lightglue": ("aliked", {}, "lightglue", {"weights": "lightglue-aliked"}),
-    "xfeat+nearest-neighbour": ("xfeat", {}, "nearest-neighbour", {}),
-    "xfeat+lighterglue": ("xfeat", {}, "lighterglue", {}),
+# Name -> (extractor, matcher, options of the matcher).
+KNOWN: dict[str, tuple[str, str, dict]] = {
+    "sift+nearest-neighbour": ("sift", "nearest-neighbour", {}),
+    "surf+nearest-neighbour": ("surf", "nearest-neighbour", {}),
+    "orb+nearest-neighbour": ("orb", "nearest-neighbour", {}),
+    "superpoint+nearest-neighbour": ("superpoint", "nearest-neighbour", {}),
+    "superpoint+superglue-outdoor": ("superpoint", "superglue", {"weights": "superglue-outdoor"}),
+    "superpoint+superglue-indoor": ("superpoint", "superglue", {"weights": "superglue-indoor"}),
+    "disk+lightglue": ("disk", "lightglue", {"weights": "lightglue-disk"}),
+    "aliked+lightglue": ("aliked", "lightglue", {"weights": "lightglue-aliked"}),
+    "xfeat+nearest-neighbour": ("xfeat", "nearest-neighbour", {}),
+    "xfeat+lighterglue": ("xfeat", "lighterglue", {}),
+}
+# The budget is what limits every extractor: on smooth tissue these find too few points with their own thresholds.
+LOW_THRESHOLDS = {
+    "sift": {"contrast_threshold": 0.01},
+    "superpoint": {"threshold": 0.0005},
+    "aliked": {"threshold": 0.02},
 }
 QUICK = ("sift+nearest-neighbour", "orb+nearest-neighbour")
 _LIGHTGLUE, _XFEAT = "./plugins/medrecon-lightglue", "./plugins/medrecon-lightglue ./plugins/medrecon-xfeat"
@@ -77,14 +81,14 @@ def parse(names: tuple[str, ...], budget: int, options: Mapping[str, Mapping[str
     methods = []
     for name in names or tuple(KNOWN):
         if name in KNOWN:
-            extractor, extractor_options, matcher, matcher_options = KNOWN[name]
+            extractor, matcher, matcher_options = KNOWN[name]
         else:
             extractor, plus, matcher = name.partition("+")
             if not (extractor and plus and matcher):
                 raise ConfigError(f"method {name!r} is not extractor+matcher", f"such as {', '.join(KNOWN)}")
-            extractor_options = _SIFT[1] if extractor == _SIFT[0] else {}
             matcher_options = {}
-        extractor_options = merge({**extractor_options, BUDGET_OPTION: budget}, options.get(extractor, {}))
+        extractor_options = {**LOW_THRESHOLDS.get(extractor, {}), BUDGET_OPTION: budget}
+        extractor_options = merge(extractor_options, options.get(extractor, {}))
         matcher_options = merge(matcher_options, options.get(matcher, {}))
         methods.append(Method(name, extractor, matcher, extractor_options, matcher_options))
     if len({m.name for m in methods}) != len(methods):
