@@ -33,6 +33,9 @@ class SuperpointExtractorConfig(ComponentConfig):
     threshold: float = Field(0.005, ge=0, lt=1, description="least probability of a keypoint")
     nms_radius_px: int = Field(4, ge=0, le=64, description="keypoints keep this distance along both axes; 0: no limit")
     border_px: int = Field(4, ge=0, description="nothing is kept nearer the edge of the image")
+    subpixel: bool = Field(
+        False, description="keypoints between the pixels, at the centre of gravity of the scores; the paper: false"
+    )
     max_size_px: int | None = Field(
         1600, ge=32, description="larger images are shrunk to this longest side; null: never"
     )
@@ -102,7 +105,12 @@ class SuperpointExtractor:
         import torch
 
         from medrecon.features.superpoint_encoder import encode_in_strips, one_thread
-        from medrecon.features.superpoint_keypoints import find_keypoints, sample_descriptors, score_map
+        from medrecon.features.superpoint_keypoints import (
+            find_keypoints,
+            sample_descriptors,
+            score_map,
+            subpixel_offsets,
+        )
 
         c, network = self.config, self.network
         grid = grey.shape[0] // _CELL_PX, grey.shape[1] // _CELL_PX
@@ -120,7 +128,9 @@ class SuperpointExtractor:
                     "superpoint: the network's output is not finite", "set precision: fp32, or other weights"
                 )
             with one_thread():
-                row, column, scores = find_keypoints(score_map(logits), c.nms_radius_px, c.threshold)
+                probability = score_map(logits)
+                row, column, scores = find_keypoints(probability, c.nms_radius_px, c.threshold)
+                offset = subpixel_offsets(probability, row, column) if c.subpixel else 0
             row, column = row + origin[0], column + origin[1]
             xy = np.stack([column, row], 1) + 0.5
             # Distance to the edge of the whole cells: the margin beyond them does not count as image.
@@ -133,7 +143,7 @@ class SuperpointExtractor:
             cells = network.describe(encoded)[0]
             with one_thread():
                 descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
-        return xy[best], scores[best], descriptors
+        return (xy + offset)[best], scores[best], descriptors
 
 
 def _region(mask: np.ndarray | None, shape: tuple[int, int], radius: int) -> tuple[slice, slice] | None:

@@ -12,6 +12,11 @@ from medrecon.types import Features, MatchGraph, TwoView
 # Search range and default, in units of the longer image side.  0.3 is a field of view of 118 deg, 8 one of 7 deg.
 MIN_RATIO, MAX_RATIO, DEFAULT_RATIO = 0.3, 8.0, 1.2
 _MAX_PAIRS, _MIN_INLIERS, _CLIP, _FOLDS = 600, 30, 0.15, 3
+# At half and at twice the best focal length the cost must be this much higher. Seen: 1.5 and more where the motion
+# tells the focal length; 1.2 to 1.3 around a valley at 0.4 made by noise alone, on a circle about a point (true: 1.07).
+_DEPTH, _DEPTH_OF_PARTS = 1.4, 1.1
+# Looked at beyond the accepted range, so that a valley near its end has two sides too.
+_MARGIN = 3.0
 
 
 def fundamental_from_inliers(xy_a: np.ndarray, xy_b: np.ndarray) -> np.ndarray:
@@ -60,15 +65,18 @@ def _usable(pair: TwoView) -> bool:
     return pair.kind in ("essential", "fundamental") and pair.n_inliers >= _MIN_INLIERS
 
 
-def _valley(costs: np.ndarray, ratios: np.ndarray) -> float | None:
-    """Ratio at the minimum of the mean clipped cost; None where that lies at the rim or in a flat."""
+def _valley(costs: np.ndarray, ratios: np.ndarray, depth: float) -> float | None:
+    """Ratio at the minimum of the mean clipped cost; None where that is out of range or the valley not ``depth`` deep.
+
+    Args:
+        depth: least cost at half and at twice the ratio, over that of the minimum.
+    """
     total = np.minimum(costs, _CLIP).mean(0)
     best = int(total.argmin())
-    if best in (0, len(ratios) - 1):
+    if not MIN_RATIO <= ratios[best] <= MAX_RATIO:
         return None
-    left, right = total[ratios < ratios[best] / 2], total[ratios > ratios[best] * 2]
-    rim = min(left.min(initial=np.inf), right.min(initial=np.inf))
-    if not np.isfinite(rim) or rim < 1.1 * total[best] + 1e-3:
+    rim = min(total[ratios < ratios[best] / 2].min(), total[ratios > ratios[best] * 2].min())
+    if rim < depth * total[best] + 1e-3:
         return None
     # Vertex of the parabola through the minimum and its neighbours, in log focal length.
     y0, y1, y2 = total[best - 1 : best + 2]
@@ -94,9 +102,9 @@ def estimate_focal_ratio(graph: MatchGraph, features: Mapping[int, Features]) ->
         matrices.append(fundamental_from_inliers(fa.xy[idx[:, 0]], fb.xy[idx[:, 1]]))
         sizes.append((fa.image_size, fb.image_size))
     sizes = np.array(sizes, np.float64)
-    ratios = np.geomspace(MIN_RATIO, MAX_RATIO, 80)
+    ratios = np.geomspace(MIN_RATIO / _MARGIN, MAX_RATIO * _MARGIN, 132)
     costs = focal_costs(np.array(matrices), sizes[:, 0], sizes[:, 1], ratios)
-    folds = [_valley(costs[i::_FOLDS], ratios) for i in range(_FOLDS)]
+    folds = [_valley(costs[i::_FOLDS], ratios, _DEPTH_OF_PARTS) for i in range(_FOLDS)]
     if any(f is None for f in folds) or max(folds) > 1.5 * min(folds):
         return None
-    return _valley(costs, ratios)
+    return _valley(costs, ratios, _DEPTH)

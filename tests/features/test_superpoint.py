@@ -15,7 +15,7 @@ from medrecon import assets
 from medrecon.errors import AssetError, ConfigError, InputError, StageError
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.features.superpoint_encoder import encode_in_strips
-from medrecon.features.superpoint_keypoints import local_maxima, score_map, window_max
+from medrecon.features.superpoint_keypoints import local_maxima, score_map, subpixel_offsets, window_max
 from medrecon.features.superpoint_network import SuperpointNetwork, load_network, save_network
 from medrecon.testing import phantoms
 from medrecon.testing.networks import small_superpoint
@@ -101,6 +101,26 @@ def test_same_as_the_plain_version(make, small_weights, image, radius, border):
     np.testing.assert_array_equal(found.xy[order], xy.numpy() + 0.5)
     np.testing.assert_allclose(found.scores[order], scores.numpy(), atol=1e-5)
     np.testing.assert_allclose(found.descriptors[order], descriptors.numpy(), atol=1e-4)
+
+
+def test_subpixel_offsets_find_the_centre_of_a_blob():
+    rng = np.random.default_rng(2)
+    true = rng.uniform(-0.45, 0.45, (50, 2))
+    y, x = np.mgrid[:20, :20]
+    for offset in true:
+        blob = np.exp(-((x - 9 - offset[0]) ** 2 + (y - 8 - offset[1]) ** 2) / (2 * 0.7**2)).astype(np.float32)
+        found = subpixel_offsets(torch.from_numpy(blob), np.array([8]), np.array([9]))
+        np.testing.assert_allclose(found[0], offset, atol=0.03)
+    corner = torch.zeros(6, 6)
+    corner[0, 0], corner[0, 2] = 1, 0.9
+    assert np.abs(subpixel_offsets(corner, np.array([0]), np.array([0]))).max() < 0.5
+
+
+def test_subpixel_moves_keypoints_within_their_pixel_and_nothing_else(make, image):
+    plain, fine = make().extract(image), make(subpixel=True).extract(image)
+    assert 0 < np.abs(fine.xy - plain.xy).max() < 0.5
+    np.testing.assert_array_equal(plain.scores, fine.scores)
+    np.testing.assert_array_equal(plain.descriptors, fine.descriptors)
 
 
 def test_strongest_first_and_cut(make, image):

@@ -41,3 +41,11 @@ def test_eight_point_satisfies_the_epipolar_constraint_of_the_true_cameras(scene
     sizes = np.array([[640.0, 480.0]])
     costs = focal_costs(truth[None], sizes, sizes, np.array([0.7, 620 / 640, 1.4]))[0]
     assert costs[1] < 1e-9 and costs[0] > 1e-3 and costs[2] > 1e-3
+
+
+@pytest.mark.parametrize("wobble", [0.0, 0.05, 0.1])
+def test_noise_on_a_near_circle_is_not_taken_for_a_focal_length(scenes, wobble):
+    # Noise pulls the cost's minimum to short focal lengths: a shallow valley there must not be believed.
+    scene = scenes.make(scenes.orbit(36, wobble=wobble, height=30), noise_px=2.0)
+    found = estimate_focal_ratio(scene.graph, scene.features)
+    assert found is None or found == pytest.approx(620 / 640, rel=0.15)

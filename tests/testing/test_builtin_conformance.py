@@ -50,6 +50,11 @@ class TestSuperpoint(ExtractorConformance):
         return create("extractor", "superpoint", weights=str(self.path), max_keypoints=500, device="cpu")
 
 
+class TestSuperpointSubpixel(TestSuperpoint):
+    def make(self):
+        return create("extractor", "superpoint", weights=str(self.path), subpixel=True, device="cpu")
+
+
 class TestNearestNeighbour(MatcherConformance):
     min_recall = min_precision = 0.95
 
