@@ -1,12 +1,12 @@
 # Another interpreter, another set of versions: make test PYTHON=python3.10 VENV=.venv-3.10 PINS=constraints-oldest.txt
-# make install | demo | test | test-fast | check-data | lint | wheel | clean
+# make install | demo | test | test-fast | test-plugins | parity | check-data | lint | wheel | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PINS   := constraints.txt
 
-.PHONY: install demo test test-fast check-data lint wheel clean
+.PHONY: install demo test test-fast test-plugins parity check-data lint wheel clean
 
 install: $(STAMP)
 
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml setup.py $(PINS) $(wildcard csrc/*.cpp csrc/*/*)
 # make demo ACCEPT_LICENSE=magicleap runs SuperPoint and SuperGlue, whose weights are for non-commercial research only.
 demo: install
 	$(BIN)/medrecon weights fetch --optional lpips-alexnet disk-depth lightglue-disk
-	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor --accept-license $(ACCEPT_LICENSE))
+	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor $(ACCEPT_LICENSE:%=--accept-license %))
 	$(BIN)/medrecon demo --out runs/demo
 
 test: install
@@ -31,6 +31,16 @@ test: install
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow'
+
+# Every plugin package, and a newly scaffolded one of each kind, passes its own tests in a virtual environment of its own.
+test-plugins:
+	PYTHON=$(PYTHON) PINS=$(PINS) plugins/check_all.sh
+
+# The released SuperPoint and SuperGlue weights give what an independent implementation gives. The weights are for
+# non-commercial research only: make parity ACCEPT_LICENSE=magicleap
+parity: install
+	$(BIN)/medrecon weights fetch superpoint superglue-outdoor superglue-indoor $(ACCEPT_LICENSE:%=--accept-license %)
+	$(BIN)/python -m pytest -v -n0 tests/features/test_superpoint_parity.py tests/matching/test_superglue_parity.py
 
 # The same chest CT as DICOM and as NIfTI (70 MB, fetched on this request) must be the same volume.
 check-data: install
