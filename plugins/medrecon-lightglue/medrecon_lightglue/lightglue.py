@@ -36,6 +36,8 @@ class LightGlueMatcher:
         load_into(network, state, path)
         self.device = place(self.name, config.device, "fp32")[0]
         self.network = network.eval().requires_grad_(False).to(self.device)
+        # A pair on each core is quicker than all cores on a pair.
+        self.thread_safe = self.device.type == "cpu"
 
     @torch.inference_mode()
     def match(self, features_a: Features, features_b: Features) -> Matches:
