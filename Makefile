@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml setup.py $(PINS) $(wildcard csrc/*.cpp csrc/*/*)
 demo: install
 	$(BIN)/medrecon weights fetch --optional lpips-alexnet disk-depth lightglue-disk
 	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor $(ACCEPT_LICENSE:%=--accept-license %))
-	$(BIN)/medrecon demo --out runs/demo
+	$(BIN)/medrecon demo --out runs/demo $(if $(ACCEPT_LICENSE),-o front_end=superpoint+superglue)
 
 test: install
 	$(BIN)/python -m pytest

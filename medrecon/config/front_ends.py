@@ -26,7 +26,7 @@ class FrontEndChoice:
     """What was chosen, and why nothing better was.
 
     Attributes:
-        chosen: "superpoint + superglue".
+        chosen: "superpoint+superglue".
         passed_over: (alternative, reason, remedy) of every better alternative that cannot be used here.
     """
 
@@ -38,8 +38,8 @@ class FrontEndChoice:
         reasons = [
             f"  not {name}: {why}" + (f" ({remedy})" if remedy else "") for name, why, remedy in self.passed_over
         ]
-        better = "the best that is installed, fetched and permitted" if reasons else "the first choice"
-        return [f"features and matches: {self.chosen}, {better}", *reasons]
+        best = ", the best that is installed, fetched and permitted" if reasons else ""
+        return [f"features and matches: {self.chosen}{best}", *reasons]
 
     def to_dict(self) -> dict[str, Any]:
         passed_over = [{"name": n, "reason": why, "remedy": remedy} for n, why, remedy in self.passed_over]
@@ -47,26 +47,36 @@ class FrontEndChoice:
 
 
 def choose(
-    alternatives: Any, given: Mapping[str, Any], accepted: tuple[str, ...], registry, where: str
+    alternatives: Any, given: Mapping[str, Any], wanted: str | None, accepted: tuple[str, ...], registry, where: str
 ) -> tuple[dict[str, dict[str, Any]], FrontEndChoice | None]:
     """Sections of the best usable alternative, to be put below what the run itself says.
 
     Args:
         alternatives: value of ``front_ends``; None or an empty list decides nothing.
         given: the run's own sections. One that names its extractor or matcher has chosen for itself.
+        wanted: "superpoint+superglue": this one or none; None takes the first that can be used.
         accepted: licences accepted by the run.
         registry: ``medrecon.plugins.manager.Plugins``.
         where: file name, for messages.
 
     Raises:
-        ConfigError: the list is malformed, or not one alternative can be used.
+        ConfigError: the list is malformed, or not one alternative can be used, or not the one wanted.
     """
-    checked = _checked(alternatives, where)
-    if not checked or any("name" in (given.get(key) or {}) for key in REQUIRED if isinstance(given.get(key), Mapping)):
+    checked = [(_title(a), a) for a in _checked(alternatives, where)]
+    named = [k for k in REQUIRED if isinstance(given.get(k), Mapping) and "name" in given[k]]
+    if wanted is not None:
+        titles = [title for title, _ in checked]
+        if named or wanted not in titles:
+            why = f"the run names {named[0]} itself" if named else f"there are: {', '.join(titles) or 'none'}"
+            raise ConfigError(
+                f"{where}: front_end {wanted!r} is no alternative of this run ({why})",
+                f"name both parts instead: -o {REQUIRED[0]}.name=... -o {REQUIRED[1]}.name=...",
+            )
+        checked = [(title, alternative) for title, alternative in checked if title == wanted]
+    if named or not checked:
         return {}, None
     passed_over = []
-    for alternative in checked:
-        title = f"{alternative['features']['name']} + {alternative['matching']['name']}"
+    for title, alternative in checked:
         obstacle = _obstacle(alternative, accepted, registry)
         if obstacle is None:
             return alternative, FrontEndChoice(title, tuple(passed_over))
@@ -76,6 +86,10 @@ def choose(
         f"{where}: no alternative of {SECTION!r} can be used ({reasons})",
         next((remedy for *_, remedy in passed_over if remedy), "name features and matching yourself"),
     )
+
+
+def _title(alternative: Mapping[str, Any]) -> str:
+    return f"{alternative['features']['name']}+{alternative['matching']['name']}"
 
 
 def _checked(alternatives: Any, where: str) -> list[dict[str, dict[str, Any]]]:

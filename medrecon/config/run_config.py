@@ -62,6 +62,9 @@ class RunOptions(BaseModel):
         (),
         description="licences of weights that you have read and accept, e.g. [magicleap]; see `medrecon weights list`",
     )
+    front_end: str | None = Field(
+        None, description="take this alternative of front_ends, such as superpoint+superglue; null: the first usable"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = all cores. Results may depend on it")
 
 
@@ -100,7 +103,9 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that ``load_config`` reads back to the same run."""
-        data = {k: v for k, v in self.options.model_dump().items() if v is not None and k != "preset"}
+        data = {
+            k: v for k, v in self.options.model_dump().items() if v is not None and k not in ("preset", "front_end")
+        }
         data.update({k: s.to_dict() for k, s in self.sections.items()})
         for key, sections in self.lists.items():
             data[key] = {s.component.name: {k: v for k, v in s.to_dict().items() if k != "name"} for s in sections}
@@ -214,7 +219,7 @@ def load_config(
 
     registry = plugins()
     decided, choice = front_ends.choose(
-        data.pop(front_ends.SECTION, None), data, options.accept_licenses, registry, name
+        data.pop(front_ends.SECTION, None), data, options.front_end, options.accept_licenses, registry, name
     )
     data = merge(decided, data)
     sections: dict[str, Section] = {}

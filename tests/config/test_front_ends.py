@@ -88,9 +88,9 @@ def test_weights_that_are_not_here_are_passed_over_with_reason_and_remedy(regist
     assert config.sections["features"].options.max_keypoints == 77
     assert config.sections["matching"].options.ratio == 0.7
     ((title, reason, remedy),) = config.choice.passed_over
-    assert (title, reason) == ("learned + glue", "learned-weights not fetched")
+    assert (title, reason) == ("learned+glue", "learned-weights not fetched")
     assert remedy == "medrecon weights fetch learned-weights"
-    assert any("not learned + glue: learned-weights not fetched" in line for line in config.choice.lines())
+    assert any("not learned+glue: learned-weights not fetched" in line for line in config.choice.lines())
 
 
 def test_a_licence_that_is_not_accepted_is_a_reason_too(registry):
@@ -107,7 +107,7 @@ def test_the_first_usable_one_is_taken(registry, how):
         accept("strict")
     config = load(accept_licenses=["strict"] if how == "run" else [])
     assert names(config) == ("learned", "glue")
-    assert config.choice.chosen == "learned + glue" and config.choice.passed_over == ()
+    assert config.choice.chosen == "learned+glue" and config.choice.passed_over == ()
 
 
 def test_a_component_that_is_not_installed_is_passed_over(registry):
@@ -135,6 +135,29 @@ def test_the_resolved_run_names_its_parts_and_reads_back_the_same(registry):
     config = load()
     again = load_config(json.loads(json.dumps(config.to_dict())))
     assert again.choice is None and again.sections == config.sections
+
+
+def test_one_alternative_can_be_asked_for(registry):
+    fetched(registry)
+    accept("strict")
+    assert names(load()) == ("learned", "glue")
+    config = load("front_end=sift+nearest-neighbour")
+    assert names(config) == ("sift", "nearest-neighbour") and config.sections["features"].options.max_keypoints == 77
+    again = load_config(json.loads(json.dumps(config.to_dict())))
+    assert again.sections == config.sections
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["front_end=learned+glue"], "learned-weights"),
+        (["front_end=orb+glue"], "learned.glue, sift.nearest-neighbour"),
+        (["front_end=sift+nearest-neighbour", "features.name=orb"], "names features itself"),
+    ],
+)
+def test_one_that_cannot_be_had_is_an_error(registry, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load(*overrides)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from torch import Tensor
 from medrecon.networks.checkpoint import load_checkpoint, load_into
 from medrecon.networks.weights import weights_path
 from medrecon_lightglue.disk_network import DESCRIPTOR, DiskNetwork
-from medrecon_lightglue.extracting import LearnedExtractor, strict_maxima
+from medrecon_lightglue.extracting import LearnedExtractor, peak_offsets, strict_maxima
 from medrecon_lightglue.options import DiskExtractorConfig
 
 
 class DiskExtractor(LearnedExtractor):
-    """Descriptors float32 [N, 128] of unit length, metric "l2"; keypoints at pixel centres, best first.
+    """Descriptors float32 [N, 128] of unit length, metric "l2"; keypoints best first.
 
     Raises:
         AssetError: the weights have not been fetched, or are damaged or of another network.
@@ -34,7 +34,10 @@ class DiskExtractor(LearnedExtractor):
         h, w = picture.shape[2:]
         score, activations = self.network(F.pad(picture, (0, -w % 16, 0, -h % 16)))
         pixels = strict_maxima(score[:h, :w], self.config.nms_radius_px, self.config.threshold)
-        return pixels, score[pixels[:, 1], pixels[:, 0]], activations
+        return pixels, score[pixels[:, 1], pixels[:, 0]], (score, activations)
 
     def describe(self, found: Any, xy: Tensor) -> Tensor:
-        return self.network.describe(found, xy)
+        return self.network.describe(found[1], xy)
+
+    def between_pixels(self, found: Any, xy: Tensor) -> Tensor | float:
+        return peak_offsets(found[0], xy) if self.config.subpixel else 0.0

@@ -40,6 +40,10 @@ class LearnedExtractor:
         """What ``detect`` gave last, and some of its keypoints -> unit descriptors [N, width]."""
         raise NotImplementedError
 
+    def between_pixels(self, found: Any, xy: Tensor) -> Tensor | float:
+        """What to add to keypoints given by ``detect``, px [N, 2]; for networks whose maxima are whole pixels."""
+        return 0.0
+
     @torch.inference_mode()
     def extract(self, image: np.ndarray, mask: np.ndarray | None = None) -> Features:
         """image uint8 [H, W] or [H, W, 3] RGB; mask bool [H, W], True = use. Tiny or plain images give no keypoints.
@@ -63,9 +67,12 @@ class LearnedExtractor:
         rows = np.flatnonzero(usable)
         best = rows[choose(xy[rows], scores[rows], np.zeros((len(rows), 0)), small_mask, self.config.max_keypoints)]
         descriptors = None
+        xy = xy[best]
         if len(best):
-            descriptors = self.describe(found, xy_map[torch.from_numpy(best).to(self.device)]).float().cpu().numpy()
-        return self._features(xy[best] * factor, scores[best], descriptors, size)
+            chosen = xy_map[torch.from_numpy(best).to(self.device)]
+            descriptors = self.describe(found, chosen).float().cpu().numpy()
+            xy = xy + torch.as_tensor(self.between_pixels(found, chosen)).double().cpu().numpy()
+        return self._features(xy * factor, scores[best], descriptors, size)
 
     def _features(self, xy: np.ndarray, scores: np.ndarray, descriptors, size: tuple[int, int]) -> Features:
         if descriptors is None:
@@ -104,3 +111,19 @@ def strict_maxima(score: Tensor, radius: int, threshold: float) -> Tensor:
     window = score[row[:, None, None] + step[:, None], column[:, None, None] + step]
     alone = (window == score[row, column][:, None, None]).sum((1, 2)) == 1
     return torch.stack([column, row], 1)[alone]
+
+
+def peak_offsets(score: Tensor, pixels: Tensor) -> Tensor:
+    """float [N, 2] (x, y) from maxima to the vertex of the parabola through them and their neighbours on each axis.
+
+    No point leaves its pixel, so that what a mask allowed stays allowed.
+
+    Args:
+        score: float [H, W], logits: their peaks are nearer to parabolas than those of probabilities.
+        pixels: int64 [N, 2] (column, row), none on the border of the map.
+    """
+    column, row = pixels.T
+    middle = score[row, column]
+    axes = ((score[row, column - 1], score[row, column + 1]), (score[row - 1, column], score[row + 1, column]))
+    offsets = [(before - after) / (2 * (before - 2 * middle + after)).clamp(max=-1e-9) for before, after in axes]
+    return torch.stack(offsets, 1).clamp(-0.49, 0.49)

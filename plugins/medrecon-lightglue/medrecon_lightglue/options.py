@@ -31,6 +31,9 @@ class LearnedExtractorConfig(ComponentConfig):
 class DiskExtractorConfig(LearnedExtractorConfig):
     weights: Weights = Field("disk-depth", description="asset name, or a file with a checkpoint of DISK")
     threshold: float = Field(0.0, description="least score of a keypoint, a logit")
+    subpixel: bool = Field(
+        True, description="keypoints at the peak between the pixels of the score map; the paper: false"
+    )
 
 
 class AlikedExtractorConfig(LearnedExtractorConfig):

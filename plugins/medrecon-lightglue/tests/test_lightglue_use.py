@@ -14,6 +14,7 @@ import pytest
 import torch
 from medrecon_lightglue.aliked import AlikedExtractor
 from medrecon_lightglue.disk import DiskExtractor
+from medrecon_lightglue.extracting import peak_offsets
 from medrecon_lightglue.lightglue import LightGlueMatcher
 from medrecon_lightglue.options import AlikedExtractorConfig, DiskExtractorConfig, LightGlueMatcherConfig
 from test_lightglue_kits import matcher
@@ -65,6 +66,25 @@ def test_large_pictures_are_shrunk_and_keypoints_put_back(kind, tmp_path):
     found = MAKERS[kind](weights, max_size_px=128).extract(large)
     assert found.image_size == (256, 192)
     assert np.allclose(found.xy, 2 * small.xy, atol=1e-3)
+
+
+def test_peaks_between_pixels_of_a_gaussian_are_exact():
+    # The logarithm of a Gaussian is a parabola: three samples give its vertex exactly.
+    rng = np.random.default_rng(1)
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(15.0), indexing="ij")
+    for true in torch.from_numpy(rng.uniform(-0.45, 0.45, (30, 2))):
+        logits = 5 - ((x - 7 - true[0]) ** 2 / 3 + (y - 4 - true[1]) ** 2 / 2)
+        assert torch.allclose(peak_offsets(logits, torch.tensor([[7, 4]]))[0].double(), true, atol=1e-4)
+    flat = peak_offsets(torch.zeros(5, 5), torch.tensor([[2, 2]]))
+    assert torch.equal(flat, torch.zeros(1, 2))
+
+
+def test_subpixel_moves_keypoints_within_their_pixel_and_nothing_else(tmp_path):
+    weights, image = crafted.disk(tmp_path), phantoms.texture_image(96, 128)
+    fine, plain = (MAKERS["disk"](weights, subpixel=on).extract(image) for on in (True, False))
+    assert np.array_equal(plain.xy % 1, np.full_like(plain.xy, 0.5))
+    assert 0 < np.abs(fine.xy - plain.xy).max() < 0.5
+    assert np.array_equal(fine.scores, plain.scores) and np.array_equal(fine.descriptors, plain.descriptors)
 
 
 def test_thirty_thousand_keypoints_are_cut_to_the_strongest():
