@@ -156,7 +156,7 @@ def _config() -> typer.Typer:
     @group.command("schema")
     def schema():
         """Print the JSON Schema of a configuration for the installed set of plugins (for editors)."""
-        from medrecon.config.run_config import json_schema
+        from medrecon.config.schema import json_schema
 
         print(json.dumps(json_schema(), indent=1))
 

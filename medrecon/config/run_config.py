@@ -158,7 +158,7 @@ def parse_override(text: str) -> dict[str, Any]:
     return out
 
 
-def _fixed_model(section: str) -> type[BaseModel]:
+def fixed_model(section: str) -> type[BaseModel]:
     module, _, attribute = FIXED_SECTIONS[section].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -235,7 +235,7 @@ def load_config(
         model = validate_options(component.load_config(), given, key, place(key))
         sections[key] = Section(component, _resolve_paths(model, base))
     for key in FIXED_SECTIONS:
-        model = validate_options(_fixed_model(key), _mapping(data.get(key), key, name), key, place(key))
+        model = validate_options(fixed_model(key), _mapping(data.get(key), key, name), key, place(key))
         sections[key] = Section(None, _resolve_paths(model, base))
     lists = {}
     for key, (kind, default_names) in LIST_SECTIONS.items():
@@ -286,50 +286,3 @@ def check_accepts(features: Section, matching: Section) -> None:
             f"choose the weights for {extractor.name!r} (`medrecon plugins show matcher {matcher.name}`),"
             f" or set features.name to: {', '.join(fitting)}",
         )
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a configuration file for the installed set of plugins."""
-    from medrecon.plugins.manager import plugins
-
-    registry, definitions = plugins(), {}
-
-    def reference(key: str, model: type[BaseModel]) -> dict[str, Any]:
-        schema = model.model_json_schema(ref_template=f"#/$defs/{key}.{{model}}")
-        for inner, sub in schema.pop("$defs", {}).items():
-            definitions[f"{key}.{inner}"] = sub
-        return schema
-
-    properties = dict(RunOptions.model_json_schema()["properties"])
-    properties[front_ends.SECTION] = front_ends.json_schema()
-    for key, (kind, default) in COMPONENT_SECTIONS.items():
-        choices = []
-        for c in registry.components(kind):
-            schema = reference(f"{key}.{c.name}", c.load_config())
-            schema["properties"] = {"name": {"const": c.name, "description": c.summary}, **schema.get("properties", {})}
-            if c.name != default:
-                schema["required"] = [*schema.get("required", []), "name"]
-            choices.append(schema)
-        properties[key] = {"oneOf": choices}
-    for key in FIXED_SECTIONS:
-        properties[key] = reference(key, _fixed_model(key))
-    for key, (kind, _) in LIST_SECTIONS.items():
-        each = {
-            c.name: {"anyOf": [{"type": "null"}, reference(f"{key}.{c.name}", c.load_config())]}
-            for c in registry.components(kind)
-        }
-        properties[key] = {
-            "anyOf": [
-                {"type": "array", "items": {"enum": list(each)}},
-                {"type": "object", "properties": each, "additionalProperties": False},
-            ]
-        }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "medrecon run",
-        "type": "object",
-        "properties": properties,
-        "required": ["source"],
-        "additionalProperties": False,
-        "$defs": definitions,
-    }

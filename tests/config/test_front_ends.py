@@ -9,7 +9,8 @@ import pytest
 from medrecon.assets import Asset, Carrier, License, accept
 from medrecon.assets.places import place_of
 from medrecon.config import ComponentConfig
-from medrecon.config.run_config import json_schema, load_config, preset_names
+from medrecon.config.run_config import load_config, preset_names
+from medrecon.config.schema import json_schema
 from medrecon.errors import ConfigError
 from medrecon.plugins import Component, hookimpl
 from medrecon.plugins.manager import Plugins

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from medrecon.config.run_config import json_schema, load_config, merge, parse_override, preset_names
+from medrecon.config.run_config import load_config, merge, parse_override, preset_names
+from medrecon.config.schema import json_schema
 from medrecon.errors import ConfigError
 
 MINIMAL = "version: 1\nsource: {name: image-folder, path: pictures}\n"

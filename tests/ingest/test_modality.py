@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import linprog
 from skimage.data import shepp_logan_phantom
 
-import medrecon
 from medrecon.config import load_config
+from medrecon.config.schema import json_schema
 from medrecon.errors import ConfigError
 from medrecon.features import extract_all
 from medrecon.features.sift import SiftExtractor, SiftExtractorConfig
@@ -261,4 +261,4 @@ def test_section_of_the_configuration(tmp_path):
     for wrong in ({"kind": "pet"}, {"window": [100, 0]}, {"gamma": 0}, {"clahe_tiles": 0}, {"contrast": 1}):
         with pytest.raises(ConfigError, match="modality"):
             load_config({**base, "modality": wrong})
-    assert "modality" in medrecon.config.run_config.json_schema()["properties"]
+    assert "modality" in json_schema()["properties"]
