@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from medrecon.errors import InputError, PluginError
+from medrecon.errors import InputError, PluginError, StageError
 from medrecon.matching.match import check_pairs, match_all
 from medrecon.matching.verification import VerificationConfig
 from medrecon.plugins.contracts import SecondRound
@@ -42,12 +42,12 @@ def match_rounds(
     first_dir, second_dir = out_dir / FIRST, out_dir / SECOND
     whole = _finished(out_dir)
     if whole is None and not second:
-        pairs = pairing.pairs(frames, features)
+        pairs = _first_pairs(pairing, frames, features)
         whole = match_all(frames, features, pairs, matcher, verification, out_dir, seed, progress)
     elif whole is None:
         first = _finished(first_dir)
         if first is None:
-            pairs = pairing.pairs(frames, features)
+            pairs = _first_pairs(pairing, frames, features)
             first = match_all(frames, features, pairs, matcher, verification, first_dir, seed, progress)
         more = _more_pairs(pairing, first, frames, features)
         added = ()
@@ -71,6 +71,17 @@ def _finished(folder: Path) -> MatchGraph | None:
         return MatchGraph.load(path) if path.is_file() else None
     except (InputError, KeyError, IndexError, ValueError):
         return None
+
+
+def _first_pairs(pairing, frames: FrameSet, features: Mapping[int, Features]) -> list[tuple[int, int]]:
+    """Raises StageError where the pairing has nothing to go by because the frames have no keypoints."""
+    pairs = pairing.pairs(frames, features)
+    if not pairs and sum(len(features[f.frame_id]) > 0 for f in frames.frames) < 2:
+        raise StageError(
+            f"fewer than two of {len(frames)} frames have keypoints: there is nothing to match",
+            "look at the pictures: black, plain or masked ones have none; or lower the extractor's threshold",
+        )
+    return pairs
 
 
 def _more_pairs(

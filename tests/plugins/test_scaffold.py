@@ -33,9 +33,10 @@ def test_passes_its_own_tests_at_once(kind, tmp_path):
     assert done.returncode == 0, done.stderr
     package = tmp_path / "here" / "medrecon-my-own2"
     assert str(Path("here") / "medrecon-my-own2") in done.stdout
-    tested = run("-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", cwd=package)
+    tested = run("-m", "pytest", "-q", "-n0", "-rs", "-p", "no:cacheprovider", cwd=package)
     assert tested.returncode == 0, tested.stdout
-    assert "skipped" not in tested.stdout
+    skipped = [line for line in tested.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert all("takes one pair at a time" in line for line in skipped), tested.stdout
     # Found as an installed package would be: through what it says of itself.
     project = (package / "pyproject.toml").read_text()
     module = re.search(r'^\[project.entry-points.medrecon\]\nmy-own2 = "(\w+)"$', project, re.M)[1]
