@@ -87,7 +87,7 @@ class SuperpointExtractor:
         descriptors = np.zeros((0, self.network.config.descriptor_size), np.float32)
         region = _region(small_mask, grey.shape, self.config.nms_radius_px)
         if region and min(grey.shape) >= _CELL_PX and grey.min() != grey.max():
-            found = self._find(grey, region, lambda xy: np.any([outside_mask(xy * f, m) for m, f in hidden], axis=0))
+            found = self._find(grey, region, lambda xy: _hidden(xy, hidden))
             xy, scores, descriptors = found or (xy, scores, descriptors)
         size = image.shape[1], image.shape[0]
         return Features(within(xy * factor, size), scores, descriptors, "l2", size, "superpoint")
@@ -143,7 +143,18 @@ class SuperpointExtractor:
             cells = network.describe(encoded)[0]
             with one_thread():
                 descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
-        return (xy + offset)[best], scores[best], descriptors
+        fine = xy + offset
+        # A step within a pixel of a shrunk picture may cross into a masked one of the original: then it is not made.
+        fine = np.where(hidden(fine)[:, None], xy, fine)
+        return fine[best], scores[best], descriptors
+
+
+def _hidden(xy: np.ndarray, masks: list[tuple[np.ndarray, np.ndarray | float]]) -> np.ndarray:
+    """bool [N]: keypoints (working pixels) that one of the (mask, scale to its pixels) hides."""
+    out = np.zeros(len(xy), bool)
+    for mask, scale in masks:
+        out |= outside_mask(xy * scale, mask)
+    return out
 
 
 def _region(mask: np.ndarray | None, shape: tuple[int, int], radius: int) -> tuple[slice, slice] | None:

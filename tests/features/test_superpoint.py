@@ -123,6 +123,16 @@ def test_subpixel_moves_keypoints_within_their_pixel_and_nothing_else(make, imag
     np.testing.assert_array_equal(plain.descriptors, fine.descriptors)
 
 
+@pytest.mark.parametrize("size", [150, 190, 250])
+def test_subpixel_never_steps_into_the_mask_of_a_shrunk_picture(make, image, size):
+    mask = np.random.default_rng(size).random(image.shape) < 0.5
+    found = make(subpixel=True, max_size_px=size, threshold=0.0).extract(image, mask)
+    plain = make(max_size_px=size, threshold=0.0).extract(image, mask)
+    row, column = np.floor(found.xy[:, 1]).astype(int), np.floor(found.xy[:, 0]).astype(int)
+    assert len(found) == len(plain) > 10 and mask[row, column].all()
+    assert (found.xy != plain.xy).any()
+
+
 def test_strongest_first_and_cut(make, image):
     everything, few = make(max_keypoints=None).extract(image), make(max_keypoints=50).extract(image)
     keys = np.stack([-everything.scores, everything.xy[:, 1], everything.xy[:, 0]])

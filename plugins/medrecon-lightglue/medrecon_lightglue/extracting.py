@@ -71,7 +71,10 @@ class LearnedExtractor:
         if len(best):
             chosen = xy_map[torch.from_numpy(best).to(self.device)]
             descriptors = self.describe(found, chosen).float().cpu().numpy()
-            xy = xy + torch.as_tensor(self.between_pixels(found, chosen)).double().cpu().numpy()
+            fine = xy + torch.as_tensor(self.between_pixels(found, chosen)).double().cpu().numpy()
+            # A step within a pixel of a shrunk picture may enter a masked one of the original: it is not made.
+            allowed = True if mask is None else ~outside_mask(fine * factor, mask)[:, None]
+            xy = np.where(allowed, fine, xy)
         return self._features(xy * factor, scores[best], descriptors, size)
 
     def _features(self, xy: np.ndarray, scores: np.ndarray, descriptors, size: tuple[int, int]) -> Features:

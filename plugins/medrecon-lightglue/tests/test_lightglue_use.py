@@ -87,6 +87,16 @@ def test_subpixel_moves_keypoints_within_their_pixel_and_nothing_else(tmp_path):
     assert np.array_equal(fine.scores, plain.scores) and np.array_equal(fine.descriptors, plain.descriptors)
 
 
+@pytest.mark.parametrize("size", [190, 250, 310])
+def test_subpixel_never_steps_into_the_mask_of_a_shrunk_picture(size, tmp_path):
+    weights, image = crafted.disk(tmp_path), phantoms.texture_image(288, 384)
+    mask = np.random.default_rng(size).random(image.shape[:2]) < 0.5
+    fine, plain = (MAKERS["disk"](weights, subpixel=on, max_size_px=size).extract(image, mask) for on in (True, False))
+    column, row = np.floor(fine.xy).astype(int).T
+    assert len(fine) == len(plain) > 10 and mask[row, column].all()
+    assert (fine.xy != plain.xy).any()
+
+
 def test_thirty_thousand_keypoints_are_cut_to_the_strongest():
     rng = np.random.default_rng(0)
     pair = phantoms.feature_pair(n=300, n_extra=29_700, dimension=128, extractor="disk")
