@@ -58,7 +58,9 @@ def main() -> None:
     if options.json:
         machine = torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu"
         result = {"schema": 1, "device": machine, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        result |= {"scale": scale, "backend": asdict(info), "ops": [asdict(row) for row in rows]}
+        backend = asdict(info)
+        backend["build_info"].pop("file", None)  # a path of this machine
+        result |= {"scale": scale, "backend": backend, "ops": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(result, indent=1))
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from medrecon.bench import front_end_tables
-from medrecon.bench.methods import QUICK, Method, available, licences, parse, sections
+from medrecon.bench.methods import QUICK, Method, left_out, licences, parse, sections
 from medrecon.bench.share import adopt
 from medrecon.config import ComponentConfig
-from medrecon.errors import MedreconError, StageError
+from medrecon.errors import MedreconError
 from medrecon.pipeline.display import Display
 from medrecon.progress import Progress
 from medrecon.runfolder import RunFolder
@@ -63,12 +63,7 @@ class FrontEndsBenchmark:
         """
         c, out_dir = self.config, Path(out_dir)
         methods = parse(c.methods or (QUICK if quick else ()), c.budget, c.options)
-        skipped = {m.name: s for m in methods if (s := available(m))}
-        for s in skipped.values():
-            progress.say(f"{s.name} is left out: {s.reason}; {s.command}")
-        if len(skipped) == len(methods):
-            first = next(iter(skipped.values()))
-            raise StageError(f"no method can be run: {first.name}: {first.reason}", first.command)
+        skipped = left_out(methods, progress)
         rows = []
         todo = [m for m in methods if m.name not in skipped]
         progress.begin(len(todo) * seeds, "runs")

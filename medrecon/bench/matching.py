@@ -15,7 +15,7 @@ from pydantic import Field
 from medrecon.bench import degrade, tables
 from medrecon.bench.case_sets import CaseSettings, make_cases, settings
 from medrecon.bench.cases import Case, CaseFolder, prepare_cases
-from medrecon.bench.methods import QUICK, Method, Skipped, available, parse, sections
+from medrecon.bench.methods import QUICK, Method, Skipped, left_out, parse, sections
 from medrecon.bench.volumes import VolumeChoice
 from medrecon.config import ComponentConfig
 from medrecon.errors import MedreconError, StageError
@@ -60,12 +60,7 @@ class MatchingBenchmark:
         config, out_dir = self.config, Path(out_dir)
         methods = parse(config.methods or (QUICK if quick else ()), config.budget, config.options)
         chosen = settings(quick, seeds)
-        skipped = {m.name: s for m in methods if (s := available(m))}
-        for s in skipped.values():
-            progress.say(f"{s.name} is left out: {s.reason}; {s.command}")
-        if len(skipped) == len(methods):
-            first = next(iter(skipped.values()))
-            raise StageError(f"no method can be run: {first.name}: {first.reason}", first.command)
+        skipped = left_out(methods, progress)
         folder = prepare_cases(out_dir / "cases", self._case_key(chosen), lambda f: self._make(f, chosen, progress))
         rows, ran = self._measure(methods, skipped, folder, out_dir, progress)
         results = self._results(methods, skipped, ran, rows, folder.cases(), chosen, quick)

@@ -11,7 +11,8 @@ from typing import Any
 
 from medrecon.config.run_config import Section, check_accepts, merge
 from medrecon.config.validation import validate_options
-from medrecon.errors import ConfigError, PluginError
+from medrecon.errors import ConfigError, PluginError, StageError
+from medrecon.progress import Progress
 
 # Name -> (extractor, matcher, options of the matcher).
 KNOWN: dict[str, tuple[str, str, dict]] = {
@@ -137,6 +138,17 @@ def available(method: Method) -> Skipped | None:
     needed = dict.fromkeys(name for part in parts for name in assets_of(part))
     missing = [why for name in needed if (why := obstacle(name, verify=True))]
     return Skipped(method.name, missing[0], fetch_command(needed)) if missing else None
+
+
+def left_out(methods: list[Method], progress: Progress) -> dict[str, Skipped]:
+    """The methods that cannot be run here, by name; said as they are found.  Raises StageError when none can."""
+    skipped = {m.name: s for m in methods if (s := available(m))}
+    for s in skipped.values():
+        progress.say(f"{s.name} is left out: {s.reason}; {s.command}")
+    if len(skipped) == len(methods):
+        first = next(iter(skipped.values()))
+        raise StageError(f"no method can be run: {first.name}: {first.reason}", first.command)
+    return skipped
 
 
 def component_key(section: Section) -> str:

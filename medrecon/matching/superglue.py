@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from medrecon.config import ComponentConfig
 from medrecon.errors import InputError, StageError
+from medrecon.matching.strongest import strongest
 from medrecon.networks.device import Device, Precision, place, refuse_half_on_cpu
 from medrecon.networks.weights import Weights, weights_assets, weights_path
 from medrecon.types import Features, Matches
@@ -103,7 +104,7 @@ class SuperglueMatcher:
         return out
 
     def _match_batch(self, batch: list[int], pairs: Sequence[tuple[Features, Features]], out: list[Matches]) -> None:
-        kept = [[_strongest(f, self.config.max_keypoints) for f in pairs[i]] for i in batch]
+        kept = [[strongest(f, self.config.max_keypoints) for f in pairs[i]] for i in batch]
         sides = [tuple(_side(f, k) for f, k in zip(pairs[i], keep)) for i, keep in zip(batch, kept)]
         try:
             plans = self.network.log_assignments(sides, self.config.sinkhorn_iterations)
@@ -124,13 +125,6 @@ class SuperglueMatcher:
                 f"{features.metric} descriptors of {found}",
                 "use features: superpoint, or a matcher that takes these features",
             )
-
-
-def _strongest(features: Features, n: int) -> np.ndarray:
-    """int64 [<= n] indices of the keypoints of the highest score, in their own order."""
-    if len(features) <= n:
-        return np.arange(len(features))
-    return np.sort(np.argsort(-features.scores, kind="stable")[:n])
 
 
 def _side(features: Features, keep: np.ndarray) -> "Side":

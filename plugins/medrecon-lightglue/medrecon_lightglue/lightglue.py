@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from medrecon.errors import AssetError, InputError
+from medrecon.matching.strongest import strongest
 from medrecon.networks.checkpoint import load_checkpoint, load_into
 from medrecon.networks.device import place
 from medrecon.networks.weights import weights_path
@@ -47,7 +48,7 @@ class LightGlueMatcher:
         if not (len(features_a) and len(features_b)):
             return Matches.empty()
         c = self.config
-        rows = [_strongest(f, c.max_keypoints) for f in (features_a, features_b)]
+        rows = [strongest(f, c.max_keypoints) for f in (features_a, features_b)]
         xy, descriptors = zip(*(self._tensors(f, r) for f, r in zip((features_a, features_b), rows)))
         assignment, *left, _ = self.network(*xy, *descriptors, c.depth_confidence, c.width_confidence)
         i, j, scores = mutual(assignment, c.threshold)
@@ -75,8 +76,3 @@ class LightGlueMatcher:
         return tuple(
             torch.from_numpy(np.ascontiguousarray(t)).to(self.device) for t in (xy, features.descriptors[rows])
         )
-
-
-def _strongest(features: Features, n: int) -> np.ndarray:
-    """Indices int64 of the n best keypoints, in their own order; of equal scores the earlier ones."""
-    return np.sort(np.argsort(-features.scores, kind="stable")[:n])
