@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medrecon.config import front_ends, yaml_file
 from medrecon.config.validation import validate_options
 from medrecon.errors import ConfigError
+from medrecon.networks.device import Device
 from medrecon.plugins.component import Component
 
 PRESETS = Path(__file__).parent / "presets"
@@ -57,7 +58,7 @@ class RunOptions(BaseModel):
         "run", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,63}$", description="title of the report; no patient data"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="the same seed gives the same result on the same machine")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the radiance field is trained")
+    device: Device = Field("auto", description="where networks match and the radiance field is trained")
     accept_licenses: tuple[str, ...] = Field(
         (),
         description="licences of weights that you have read and accept, e.g. [magicleap]; see `medrecon weights list`",
@@ -232,8 +233,10 @@ def load_config(
                 f"name: one of {', '.join(c.name for c in registry.components(kind))}",
             )
         component = registry.component(kind, chosen)
-        model = validate_options(component.load_config(), given, key, place(key))
-        sections[key] = Section(component, _resolve_paths(model, base))
+        model = component.load_config()
+        if options.device != "auto" and _takes_device(model):
+            given.setdefault("device", options.device)
+        sections[key] = Section(component, _resolve_paths(validate_options(model, given, key, place(key)), base))
     for key in FIXED_SECTIONS:
         model = validate_options(fixed_model(key), _mapping(data.get(key), key, name), key, place(key))
         sections[key] = Section(None, _resolve_paths(model, base))
@@ -253,6 +256,12 @@ def load_config(
     config = RunConfig(options, sections, lists, choice)
     check_accepts(config.sections["features"], config.sections["matching"])
     return config
+
+
+def _takes_device(model: type[BaseModel]) -> bool:
+    """Whether a component's options say where it computes, in the words that the run uses for it."""
+    field = model.model_fields.get("device")
+    return field is not None and field.annotation == Device
 
 
 def _mapping(value: Any, key: str, name: str) -> dict[str, Any]:

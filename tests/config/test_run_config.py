@@ -104,3 +104,12 @@ def test_schema_describes_the_installed_components():
     assert {"sift", "surf", "orb"} <= set(names)
     assert schema["additionalProperties"] is False
     json.dumps(schema)
+
+
+def test_components_compute_where_the_run_computes_unless_they_say_otherwise():
+    given = {"source": {"name": "image-folder", "path": "x"}, "features": {"name": "superpoint"}, "device": "cpu"}
+    assert load_config(given).sections["features"].options.device == "cpu"
+    given["matching"] = {"name": "superglue", "device": "cuda"}
+    assert load_config(given).sections["matching"].options.device == "cuda"
+    del given["device"]
+    assert load_config(given).sections["features"].options.device == "auto"
