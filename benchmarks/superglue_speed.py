@@ -20,7 +20,8 @@ from superpoint_speed import photographs, resized
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.images import cv2
 from medrecon.matching.superglue import SuperglueMatcher, SuperglueMatcherConfig
-from medrecon.matching.superglue_network import SuperglueNetwork, load_network, normalise_keypoints
+from medrecon.matching.superglue_network import SuperglueNetwork, normalise_keypoints
+from medrecon.networks.checkpoint import load_network
 from medrecon.networks.weights import weights_path
 from medrecon.types import Features, Matches
 
@@ -97,7 +98,7 @@ def picture_pairs(weights: str, n: int, device: str) -> list[Pair]:
 
 def implementations(config: SuperglueMatcherConfig) -> dict[str, Callable[[Pair], Matches]]:
     """Ours first, then its peers, each from a pair of features to its matches."""
-    network = load_network(weights_path(config.weights)).to(config.device)
+    network = load_network(weights_path(config.weights), SuperglueNetwork).to(config.device)
     model = transformers_superglue(network, config.sinkhorn_iterations, config.match_threshold).to(config.device)
     matcher = SuperglueMatcher(config)
     return {

@@ -17,8 +17,9 @@ from peers.superpoint_eager import superpoint as eager
 from peers.superpoint_transformers import run, transformers_superpoint
 
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
-from medrecon.features.superpoint_network import load_network
+from medrecon.features.superpoint_network import SuperpointNetwork
 from medrecon.images import cv2, read_rgb, to_grey
+from medrecon.networks.checkpoint import load_network
 from medrecon.networks.weights import weights_path
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # xy [N, 2] px, scores [N], descriptors [N, D]
@@ -96,7 +97,7 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def implementations(config: SuperpointExtractorConfig) -> dict[str, Callable[[np.ndarray], Found]]:
     """Ours first, then its peers, each from a grey picture uint8 [H, W] to what it finds."""
     extractor = SuperpointExtractor(config)
-    network = load_network(weights_path(config.weights)).to(extractor.device)
+    network = load_network(weights_path(config.weights), SuperpointNetwork).to(extractor.device)
     model = transformers_superpoint(network, max_keypoints=config.max_keypoints).to(extractor.device)
 
     def ours(picture: np.ndarray) -> Found:

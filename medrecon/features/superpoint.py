@@ -63,11 +63,12 @@ class SuperpointExtractor:
     def __init__(self, config: SuperpointExtractorConfig):
         import torch
 
-        from medrecon.features.superpoint_network import load_network
+        from medrecon.features.superpoint_network import SuperpointNetwork
+        from medrecon.networks.checkpoint import load_network
 
         self.config = config
         self.device, self.dtype = place("superpoint", config.device, config.precision)
-        self.network = load_network(weights_path(config.weights)).requires_grad_(False)
+        self.network = load_network(weights_path(config.weights), SuperpointNetwork).requires_grad_(False)
         self.network.to(self.device, memory_format=torch.channels_last)
 
     def extract(self, image: np.ndarray, mask: np.ndarray | None = None) -> Features:

@@ -3,30 +3,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from reprlib import repr as shortened
+from typing import ClassVar
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from medrecon.config import ComponentConfig
-from medrecon.networks.checkpoint import build_network, save_checkpoint
+from medrecon.networks.sizes import STRICT, check_size
 
-FORMAT = "medrecon-superpoint"
 CELL_PX = 8  # three poolings: one position of the heads' maps is a cell of 8 x 8 pixels
 
-Width = Annotated[int, Field(ge=1, le=4096)]
 
+@dataclass(frozen=True)
+class SuperpointNetworkConfig:
+    """Size of the network; the defaults are those of the paper.
 
-class SuperpointNetworkConfig(ComponentConfig):
-    """Size of the network; the defaults are those of the paper."""
+    Attributes:
+        encoder_widths: channels of the four blocks.
+        head_width: channels of each head's hidden layer.
+        descriptor_size: length of a descriptor.
 
-    encoder_widths: tuple[Width, Width, Width, Width] = Field(
-        (64, 64, 128, 128), description="channels of the four blocks"
-    )
-    head_width: Width = Field(256, description="channels of each head's hidden layer")
-    descriptor_size: Width = Field(256, description="length of a descriptor")
+    Raises:
+        ValueError: a number outside 1..4096, or not four blocks.
+    """
+
+    encoder_widths: tuple[int, int, int, int] = (64, 64, 128, 128)
+    head_width: int = 256
+    descriptor_size: int = 256
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoder_widths, tuple) or len(self.encoder_widths) != 4:
+            raise ValueError(f"encoder_widths is {shortened(self.encoder_widths)}, expected four numbers")
+        for name in ("encoder_widths", "head_width", "descriptor_size"):
+            check_size(name, getattr(self, name))
 
 
 class SuperpointNetwork(nn.Module):
@@ -35,6 +46,9 @@ class SuperpointNetwork(nn.Module):
     Convolutions keep the size (zero padding 1), each followed by a ReLU; a 2 x 2 maximum closes the first three blocks.
     Pixels beyond the last whole cell are context only.
     """
+
+    format = "medrecon-superpoint"
+    config_class = SuperpointNetworkConfig
 
     def __init__(self, config: SuperpointNetworkConfig | None = None):
         super().__init__()
@@ -72,17 +86,3 @@ class SuperpointNetwork(nn.Module):
         """float [B, 1, H, W] in 0..1 -> logits [B, 65, H // 8, W // 8], descriptors [B, D, H // 8, W // 8]."""
         encoded = self.encode(image)
         return self.detect(encoded), self.describe(encoded)
-
-
-def load_network(path: Path) -> SuperpointNetwork:
-    """The network of a checkpoint, strictly, in eval mode on the CPU: the released .pth, or our own .safetensors.
-
-    Raises:
-        AssetError: the file is missing, damaged, or belongs to another network.
-    """
-    return build_network(path, FORMAT, SuperpointNetworkConfig, SuperpointNetwork)
-
-
-def save_network(path: Path, network: SuperpointNetwork, license: str, provenance: dict[str, Any]) -> None:
-    """Write the network as NAME.safetensors and NAME.json (see ``medrecon.networks.checkpoint``)."""
-    save_checkpoint(path, network.state_dict(), FORMAT, network.config.model_dump(mode="json"), license, provenance)

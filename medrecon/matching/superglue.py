@@ -64,11 +64,12 @@ class SuperglueMatcher:
 
     def __init__(self, config: SuperglueMatcherConfig):
         from medrecon.matching.superglue_inference import SuperglueInference
-        from medrecon.matching.superglue_network import load_network
+        from medrecon.matching.superglue_network import SuperglueNetwork
+        from medrecon.networks.checkpoint import load_network
 
         self.config = config
         device, dtype = place("superglue", config.device, config.precision)
-        self.network = SuperglueInference(load_network(weights_path(config.weights)), device, dtype)
+        self.network = SuperglueInference(load_network(weights_path(config.weights), SuperglueNetwork), device, dtype)
         # What the matching stage does: a CPU has a pair on each core, a GPU many pairs in one batch.
         self.thread_safe = device.type == "cpu"
         self.batch_size = 1 if device.type == "cpu" else _GPU_PAIRS

@@ -3,39 +3,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from reprlib import repr as shortened
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medrecon import ops
-from medrecon.config import ComponentConfig
-from medrecon.networks.checkpoint import build_network, save_checkpoint
-
-FORMAT = "medrecon-superglue"
-
-Width = Annotated[int, Field(ge=1, le=4096)]
+from medrecon.networks.sizes import STRICT, check_size
 
 
-class SuperglueNetworkConfig(ComponentConfig):
-    """Size of the network; the defaults are those of the paper."""
+@dataclass(frozen=True)
+class SuperglueNetworkConfig:
+    """Size of the network; the defaults are those of the paper.
 
-    descriptor_size: Width = Field(256, description="length of the extractor's descriptors")
-    width: Width = Field(256, description="length of a keypoint's state, a multiple of heads")
-    layers: int = Field(18, ge=1, le=256, description="attention layers: within an image, then across, in turns")
-    heads: int = Field(4, ge=1, le=256, description="attention heads of a layer")
-    encoder_widths: Annotated[tuple[Width, ...], Field(max_length=32)] = Field(
-        (32, 64, 128, 256), description="hidden layers of the keypoint encoder"
-    )
+    Attributes:
+        descriptor_size: length of the extractor's descriptors.
+        width: length of a keypoint's state, a multiple of heads.
+        layers: attention layers: within an image, then across, in turns.
+        heads: attention heads of a layer.
+        encoder_widths: hidden layers of the keypoint encoder, at most 32.
 
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "SuperglueNetworkConfig":
+    Raises:
+        ValueError: a number outside 1..4096 (layers and heads: 256), or a width that the heads do not divide.
+    """
+
+    descriptor_size: int = 256
+    width: int = 256
+    layers: int = 18
+    heads: int = 4
+    encoder_widths: tuple[int, ...] = (32, 64, 128, 256)
+    __pydantic_config__: ClassVar[dict] = STRICT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoder_widths, tuple) or len(self.encoder_widths) > 32:
+            raise ValueError(f"encoder_widths is {shortened(self.encoder_widths)}, expected at most 32 numbers")
+        for name in ("descriptor_size", "width", "encoder_widths"):
+            check_size(name, getattr(self, name))
+        for name in ("layers", "heads"):
+            check_size(name, getattr(self, name), 256)
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of the {self.heads} heads")
-        return self
 
 
 class SuperglueNetwork(nn.Module):
@@ -44,6 +54,9 @@ class SuperglueNetwork(nn.Module):
     This is the form that is trained: differentiable everywhere, batches of equal size. What matches pictures is
     ``medrecon.matching.superglue_inference``, which computes the same faster.
     """
+
+    format = "medrecon-superglue"
+    config_class = SuperglueNetworkConfig
 
     def __init__(self, config: SuperglueNetworkConfig | None = None):
         super().__init__()
@@ -150,17 +163,3 @@ def _mlp(*widths: int) -> nn.Sequential:
     for before, after in zip(widths[:-2], widths[1:-1]):
         out += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
     return nn.Sequential(*out, nn.Conv1d(widths[-2], widths[-1], 1))
-
-
-def load_network(path: Path) -> SuperglueNetwork:
-    """The network of a checkpoint, strictly, in eval mode on the CPU: the released .pth, or our own .safetensors.
-
-    Raises:
-        AssetError: the file is missing, damaged, or belongs to another network.
-    """
-    return build_network(path, FORMAT, SuperglueNetworkConfig, SuperglueNetwork)
-
-
-def save_network(path: Path, network: SuperglueNetwork, license: str, provenance: dict[str, Any]) -> None:
-    """Write the network as NAME.safetensors and NAME.json (see ``medrecon.networks.checkpoint``)."""
-    save_checkpoint(path, network.state_dict(), FORMAT, network.config.model_dump(mode="json"), license, provenance)

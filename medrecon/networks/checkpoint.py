@@ -8,11 +8,12 @@ Two forms: our own, NAME.safetensors with the tensors beside NAME.json that says
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -86,24 +87,48 @@ def load_checkpoint(path: Path, format: str, part: str | None = None) -> Checkpo
     return checkpoint._replace(state_dict={k: _usable(path, k, v) for k, v in checkpoint.state_dict.items()})
 
 
-def build_network(path: Path, format: str, config_class: type, network_class: type, part: str | None = None) -> Any:
-    """``network_class(config_class(...))`` of the size that the checkpoint says (a PyTorch file: the default size),
-    with its tensors, strictly, in eval mode on the CPU.
+class Network(Protocol):
+    """A module that knows its own size, so that its weights can be saved and loaded.
+
+    Attributes:
+        format: what the .json beside its weights says, for example "medrecon-superpoint".
+        config_class: frozen dataclass of plain values with defaults; raises ValueError for a size that cannot be.
+        config: the size it was made with; the only argument of the class.
+    """
+
+    format: str
+    config_class: type
+    config: Any
+
+
+N = TypeVar("N", bound=Network)
+
+
+def load_network(path: Path, network_class: type[N]) -> N:
+    """The network of a checkpoint, of the size that the checkpoint says (a PyTorch file: the default size), strictly,
+    in eval mode on the CPU.
 
     Raises:
         AssetError: the file is missing, damaged, or belongs to another network.
     """
-    checkpoint = load_checkpoint(path, format, part)
+    checkpoint = load_checkpoint(path, network_class.format)
     try:
-        config = config_class(**(checkpoint.config or {}))
-    except (ValidationError, TypeError) as e:
-        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
-        where = ".".join(map(str, why["loc"]))
-        raise AssetError(f"{path}: config {where}: {why['msg']}", "write the checkpoint again") from e
+        config = TypeAdapter(network_class.config_class).validate_python(checkpoint.config or {})
+    except ValidationError as e:
+        why = e.errors(include_url=False)[0]
+        where = " ".join(["config", ".".join(map(str, why["loc"]))]).strip()
+        raise AssetError(
+            f"{path}: {where}: {why['msg'].removeprefix('Value error, ')}", "write the checkpoint again"
+        ) from e
     with torch.device("meta"):
         network = network_class(config)
     load_into(network, checkpoint.state_dict, path)
     return network.eval()
+
+
+def save_network(path: Path, network: Network, license: str, provenance: dict[str, Any]) -> None:
+    """Write the network as NAME.safetensors and NAME.json, which hold all that ``load_network`` needs."""
+    save_checkpoint(path, network.state_dict(), network.format, asdict(network.config), license, provenance)
 
 
 def load_into(network: nn.Module, state_dict: dict[str, Tensor], path: Path) -> None:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory) -> Path:
     """A checkpoint of our own form with made-up weights."""
-    from medrecon.features.superpoint_network import save_network
+    from medrecon.networks.checkpoint import save_network
     from medrecon.testing.networks import small_superpoint
 
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"

@@ -16,7 +16,8 @@ from medrecon.errors import AssetError, ConfigError, InputError, StageError
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.features.superpoint_encoder import encode_in_strips
 from medrecon.features.superpoint_keypoints import local_maxima, score_map, subpixel_offsets, window_max
-from medrecon.features.superpoint_network import SuperpointNetwork, load_network, save_network
+from medrecon.features.superpoint_network import SuperpointNetwork
+from medrecon.networks.checkpoint import load_network, save_network
 from medrecon.testing import phantoms
 from medrecon.testing.networks import small_superpoint
 
@@ -95,7 +96,7 @@ def test_score_map_puts_each_channel_where_the_paper_says():
 def test_same_as_the_plain_version(make, small_weights, image, radius, border):
     found = make(max_keypoints=None, nms_radius_px=radius, border_px=border).extract(image).validate()
     x = torch.from_numpy(image)[None, None] / 255
-    xy, scores, descriptors = eager(load_network(small_weights), x, radius, 0.005, border)
+    xy, scores, descriptors = eager(load_network(small_weights, SuperpointNetwork), x, radius, 0.005, border)
     order = np.lexsort(found.xy.T)  # theirs come row by row; scores a rounding apart may change places
     assert len(xy) > 100
     np.testing.assert_array_equal(found.xy[order], xy.numpy() + 0.5)
@@ -244,7 +245,7 @@ def test_weights_by_name_are_announced(monkeypatch, tmp_path):
 
 def test_round_trip_and_damaged_checkpoints(make, small_weights, tmp_path, image):
     copy = tmp_path / "copy.safetensors"
-    save_network(copy, load_network(small_weights), "MIT", {})
+    save_network(copy, load_network(small_weights, SuperpointNetwork), "MIT", {})
     assert (make(weights=copy).extract(image).descriptors == make().extract(image).descriptors).all()
     about = json.loads(copy.with_suffix(".json").read_text())
     for config, why in (
@@ -256,7 +257,7 @@ def test_round_trip_and_damaged_checkpoints(make, small_weights, tmp_path, image
     ):
         copy.with_suffix(".json").write_text(json.dumps(about | {"config": config}))
         with pytest.raises(AssetError, match=f"copy.safetensors.*{why}"):
-            load_network(copy)
+            load_network(copy, SuperpointNetwork)
     copy.with_suffix(".json").write_text(json.dumps(about))
     copy.write_bytes(copy.read_bytes()[:-100])
     with pytest.raises(AssetError, match="copy.safetensors"):
@@ -267,12 +268,12 @@ def test_original_form_loads_strictly(make, tmp_path):
     """The released file holds the state dict by itself, of the paper's size."""
     state = SuperpointNetwork().state_dict()
     torch.save(state, tmp_path / "superpoint_v1.pth")
-    network = load_network(tmp_path / "superpoint_v1.pth")
+    network = load_network(tmp_path / "superpoint_v1.pth", SuperpointNetwork)
     assert sum(p.numel() for p in network.parameters()) == 1_300_865
     for change in ({"extra": torch.ones(1)}, {"convPb.weight": torch.ones(64, 256, 1, 1)}):
         torch.save(state | change, tmp_path / "foreign.pth")
         with pytest.raises(AssetError, match="foreign.pth"):
-            load_network(tmp_path / "foreign.pth")
+            load_network(tmp_path / "foreign.pth", SuperpointNetwork)
 
 
 def test_overflow_is_an_error(make, tmp_path, image):
@@ -296,4 +297,4 @@ def test_released_weights_have_the_networks_shape():
     path = assets.path("superpoint")
     if path is None:
         pytest.skip("the asset superpoint has not been fetched")
-    assert load_network(path).config == SuperpointNetwork().config
+    assert load_network(path, SuperpointNetwork).config == SuperpointNetwork().config

@@ -9,8 +9,9 @@ import torch
 
 from medrecon import assets
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
-from medrecon.features.superpoint_network import SuperpointNetwork, load_network, save_network
+from medrecon.features.superpoint_network import SuperpointNetwork
 from medrecon.images import cv2, read_any, to_grey
+from medrecon.networks.checkpoint import load_network, save_network
 from medrecon.testing import phantoms
 from medrecon.testing.networks import small_superpoint
 
@@ -76,7 +77,7 @@ def test_released_weights_on_real_pictures():
     weights = assets.path("superpoint")
     if weights is None:
         pytest.skip("the asset superpoint has not been fetched")
-    network = load_network(weights)
+    network = load_network(weights, SuperpointNetwork)
     shares = {name: compare(network, weights, picture) for name, picture in photographs().items()}
     assert len(shares) >= 5
     for name, (share, n) in shares.items():

@@ -8,17 +8,15 @@ import pytest
 import torch
 
 from medrecon.errors import AssetError, ConfigError, InputError, StageError
-from medrecon.features import superpoint_network
 from medrecon.matching.superglue import SuperglueMatcher, SuperglueMatcherConfig
 from medrecon.matching.superglue_inference import Side, SuperglueInference
 from medrecon.matching.superglue_network import (
     SuperglueNetwork,
     SuperglueNetworkConfig,
-    load_network,
     normalise_keypoints,
-    save_network,
 )
 from medrecon.networks import linear as layers
+from medrecon.networks.checkpoint import load_network, save_network
 from medrecon.testing import phantoms
 from medrecon.testing.networks import small_superglue, small_superpoint
 from medrecon.types import Features
@@ -220,7 +218,7 @@ def test_checkpoints_that_are_none(tmp_path, weights):
     foreign = tmp_path / "foreign.pth"
     torch.save(small_superpoint().state_dict(), foreign)
     other = tmp_path / "other.safetensors"
-    superpoint_network.save_network(other, small_superpoint(), "", {})
+    save_network(other, small_superpoint(), "", {})
     smaller = tmp_path / "smaller.pth"  # a PyTorch file is taken for the network of the paper
     torch.save(small_superglue().state_dict(), smaller)
     for path in (truncated, foreign, other, smaller, tmp_path / "missing.pth"):
@@ -232,7 +230,7 @@ def test_checkpoints_that_are_none(tmp_path, weights):
     about = odd.with_suffix(".json")
     about.write_text(about.read_text().replace('"heads": 4', '"heads": 5'))
     with pytest.raises(AssetError, match="multiple of the 5 heads"):
-        load_network(odd)
+        load_network(odd, SuperglueNetwork)
 
 
 def test_gpu_that_is_not_there(weights, monkeypatch):

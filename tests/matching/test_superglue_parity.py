@@ -13,10 +13,9 @@ from medrecon.matching.superglue import SuperglueMatcher, SuperglueMatcherConfig
 from medrecon.matching.superglue_network import (
     SuperglueNetwork,
     SuperglueNetworkConfig,
-    load_network,
     normalise_keypoints,
-    save_network,
 )
+from medrecon.networks.checkpoint import load_network, save_network
 from medrecon.types import Features
 
 VIDEO = Path(__file__).parents[3] / "shared" / "data" / "endo.mp4"
@@ -75,7 +74,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def library(weights):
-    return peer.transformers_superglue(load_network(weights), iterations=60, threshold=0.1)
+    return peer.transformers_superglue(load_network(weights, SuperglueNetwork), iterations=60, threshold=0.1)
 
 
 def test_random_weights_give_the_librarys_matches(library, weights):
@@ -95,7 +94,7 @@ def test_the_network_that_is_trained_gives_the_librarys_scores(library, weights)
         xy = normalise_keypoints(torch.from_numpy(f.xy), f.image_size)
         rows += [t[None] for t in (xy, torch.from_numpy(f.scores), torch.from_numpy(f.descriptors))]
     with torch.no_grad():
-        plan = load_network(weights)(*rows, iterations=60)[0, :-1, :-1]
+        plan = load_network(weights, SuperglueNetwork)(*rows, iterations=60)[0, :-1, :-1]
     stack = lambda name: torch.from_numpy(np.stack([getattr(a, name), getattr(b, name)]))  # noqa: E731
     partner, scores = peer.match(library, stack("xy") - 0.5, stack("descriptors"), stack("scores"), a.image_size)
     matched = partner >= 0
@@ -139,7 +138,7 @@ def test_released_weights_on_real_pictures(asset):
 
     extractor = medrecon.create("extractor", "superpoint", max_keypoints=300, device="cpu", weights=str(points))
     matcher = SuperglueMatcher(SuperglueMatcherConfig(weights=path, device="cpu"))
-    model = peer.transformers_superglue(load_network(path), threshold=0.2)
+    model = peer.transformers_superglue(load_network(path, SuperglueNetwork), threshold=0.2)
     total, differing, errors = 0, 0, []
     for name, (image_a, image_b) in real_pairs().items():
         a, b = extractor.extract(image_a), extractor.extract(image_b)

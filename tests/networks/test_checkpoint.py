@@ -13,8 +13,9 @@ from torch import nn
 
 from medrecon.config import ComponentConfig
 from medrecon.errors import AssetError
-from medrecon.networks.checkpoint import load_checkpoint, load_into, save_checkpoint
+from medrecon.networks.checkpoint import load_checkpoint, load_into, load_network, save_checkpoint, save_network
 from medrecon.networks.weights import Weights, weights_assets, weights_path
+from medrecon.testing.networks import small_superglue, small_superpoint
 
 FORMAT = "medrecon-test"
 
@@ -108,6 +109,49 @@ def test_broken_description(own, text):
     own[0].with_suffix(".json").write_text(text)
     with pytest.raises(AssetError, match="net.json"):
         load_checkpoint(own[0], FORMAT)
+
+
+@pytest.mark.parametrize("network", [small_superpoint(), small_superglue()], ids=["superpoint", "superglue"])
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"descriptor_size": 4097}, "descriptor_size"),
+        ({"descriptor_size": 10**400}, "descriptor_size"),
+        ({"descriptor_size": 0}, "descriptor_size"),
+        ({"descriptor_size": -1}, "descriptor_size"),
+        ({"descriptor_size": None}, "descriptor_size"),
+        ({"descriptor_size": "wide"}, "descriptor_size"),
+        ({"descriptor_size": 32.5}, "descriptor_size"),
+        ({"descriptor_size": [32]}, "descriptor_size"),
+        ({"descriptor_size": float("nan")}, "descriptor_size"),
+        ({"encoder_widths": 8}, "encoder_widths"),
+        ({"encoder_widths": {"0": 8}}, "encoder_widths"),
+        ({"encoder_widths": [8, 8, {}, 8]}, "encoder_widths.2"),
+        ({"encoder_widths": [8] * 10000}, "encoder_widths"),
+        ({"encoder_widths": [8, 8, 8, 5000]}, "encoder_widths.3"),
+        ({"__class__": "os.system"}, "__class__"),
+        ({"": 1}, "config"),
+    ],
+)
+def test_sizes_that_no_network_has(tmp_path, network, change, why):
+    path = tmp_path / "net.safetensors"
+    save_network(path, network, "MIT", {})
+    about = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(about | {"config": about["config"] | change}))
+    with pytest.raises(AssetError, match=f"net.safetensors: config.*{why}") as caught:
+        load_network(path, type(network))
+    assert caught.value.remedy and len(caught.value.cause) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("network", [small_superpoint(), small_superglue()], ids=["superpoint", "superglue"])
+def test_a_network_is_read_back_as_it_was_saved(tmp_path, network):
+    save_network(tmp_path / "net.safetensors", network, "MIT", {})
+    other = load_network(tmp_path / "net.safetensors", type(network))
+    assert other.config == network.config and not other.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+    with pytest.raises(ValueError, match="descriptor_size is 0"):
+        network.config_class(descriptor_size=0)
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {}, {"a": 3}, {"model": {"a": torch.ones(1)}}, torch.ones(2)])

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import medrecon
-from medrecon.features.superpoint_network import save_network
 from medrecon.images import cv2, write_png
-from medrecon.matching import superglue_network
+from medrecon.networks.checkpoint import save_network
 from medrecon.testing import (
     ExtractorConformance,
     MatcherConformance,
@@ -80,7 +79,7 @@ class TestSuperglue(MatcherConformance):
     @pytest.fixture(autouse=True)
     def weights(self, tmp_path):
         self.path = tmp_path / "small.safetensors"
-        superglue_network.save_network(self.path, small_superglue(self.dimension), "Apache-2.0", {})
+        save_network(self.path, small_superglue(self.dimension), "Apache-2.0", {})
 
     def make(self):
         return create("matcher", "superglue", weights=str(self.path), device="cpu")
