@@ -130,7 +130,7 @@ def test_broken_description(own, text):
         ({"encoder_widths": [8] * 10000}, "encoder_widths"),
         ({"encoder_widths": [8, 8, 8, 5000]}, "encoder_widths.3"),
         ({"__class__": "os.system"}, "__class__"),
-        ({"": 1}, "config"),
+        ({"": 1}, "Unexpected"),
     ],
 )
 def test_sizes_that_no_network_has(tmp_path, network, change, why):
