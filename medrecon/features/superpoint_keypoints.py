@@ -23,13 +23,13 @@ def score_map(logits: Tensor) -> Tensor:
 
 
 def local_maxima(scores: Tensor, radius: int) -> Tensor:
-    """bool [H, W]: pixels kept by non-maximum suppression over squares of 2 radius + 1 pixels.
+    """bool [..., H, W]: pixels kept by non-maximum suppression over squares of 2 radius + 1 pixels.
 
     A pixel that equals the maximum of its square is kept and hides the square. What is left is searched again, twice: a
     pixel may be the greatest there whose stronger neighbour was itself hidden. Of equal scores both are kept.
 
     Args:
-        scores: float [H, W], none negative.
+        scores: float [..., H, W], none negative.
     """
     kept = scores == window_max(scores, radius)
     for _ in range(2):
@@ -40,13 +40,13 @@ def local_maxima(scores: Tensor, radius: int) -> Tensor:
 
 
 def window_max(x: Tensor, radius: int) -> Tensor:
-    """Maximum of [H, W] over squares of 2 radius + 1 pixels, cut off at the border; no value may be negative.
+    """Maximum of [..., H, W] over squares of 2 radius + 1 pixels, cut off at the border; no value may be negative.
 
     A maximum may count a value twice, so windows of 2, 4, 8... pixels are made of two halves, along one axis after the
     other: some 60 times faster than ``max_pool2d`` at radius 4, and the same to the bit.
     """
     width = 2 * radius + 1
-    for axis, padding in ((1, (radius, radius)), (0, (0, 0, radius, radius))):
+    for axis, padding in ((-1, (radius, radius)), (-2, (0, 0, radius, radius))):
         x, covered = F.pad(x, padding), 1
         while covered < width:
             shift = min(covered, width - covered)
