@@ -10,7 +10,7 @@ import medrecon
 PACKAGE = Path(medrecon.__file__).parent
 NETWORKS = ["medrecon.features.superpoint_network", "medrecon.matching.superglue_network"]
 # Modules of the command line, of YAML and of shard building: they run where medrecon is installed.
-FOR_AN_INSTALLATION = {"adapt", "adapt_data", "adapt_check", "adapt_data", "export", "shard_sources", "yaml_config"}
+FOR_AN_INSTALLATION = {"adapt", "adapt_data", "adapt_check", "export", "shard_sources", "yaml_config"}
 
 IMPORT_WITHOUT = """
 import importlib, sys
