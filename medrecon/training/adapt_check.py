@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Did adapting help? Judged on held-out frames without labels: tracks that come back, two-view geometry, known warps.
 
-Both sides of the comparison see the same pictures, pairs and warps, with the options that a run has by default.
+Both sides of the comparison see the same pictures, pairs and warps, and have the same number of keypoints.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ class CheckSettings:
         gaps: distances of the frames of a pair, in frames of what was read; gaps too long for what is held out go.
         pairs: for each gap, evenly spread over the held-out frames.
         warps: held-out frames that are seen again under a random homography.
-        keypoints: per picture.
+        keypoints: per picture, the strongest.
+        threshold: least probability of a keypoint. Adapting changes what a probability means; with 0 both sides have
+            the same number of keypoints, so that it is their quality that is compared.
     """
 
     gaps: tuple[int, ...] = (1, 4, 16)
     pairs: int = 12
     warps: int = 12
-    keypoints: int = 1024
+    keypoints: int = 512
+    threshold: float = 0.0
 
 
 def pairs_of(n: int, gaps: tuple[int, ...], count: int) -> list[tuple[int, int]]:
@@ -76,7 +79,12 @@ def measure(
     import medrecon
 
     extractor = medrecon.create(
-        "extractor", "superpoint", weights=weights, device=device, max_keypoints=settings.keypoints
+        "extractor",
+        "superpoint",
+        weights=weights,
+        device=device,
+        max_keypoints=settings.keypoints,
+        threshold=settings.threshold,
     )
     matcher = medrecon.create("matcher", "nearest-neighbour")
     made: dict[int, Features] = {}

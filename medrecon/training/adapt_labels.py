@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the starting weights find keypoints again and again: homographic adaptation.
+
+DeTone et al., "SuperPoint" (CVPRW 2018, arXiv 1712.07629), section 5: the network's probabilities under many random
+homographies, carried back and averaged; maxima of the mean are the labels. Torch alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
+from medrecon.training.adapt_views import look, random_homography
+from medrecon.training.detector import peaks
+from medrecon.training.keypoints import score_maps
+
+
+@torch.no_grad()
+def mean_probability(
+    network: SuperpointNetwork, picture: Tensor, mask: Tensor, warps: int, generator: torch.Generator, half: bool
+) -> Tensor:
+    """float32 [H, W]: mean probability of a keypoint over the picture itself and ``warps`` looks at it.
+
+    Args:
+        picture: float32 [1, H, W] in 0..1.
+        mask: bool [H, W]; elsewhere the result is 0.
+        generator: on the CPU.
+        half: bfloat16 for the convolutions.
+    """
+    _, height, width = picture.shape
+    crop = height // CELL_PX * CELL_PX, width // CELL_PX * CELL_PX
+    middle = torch.tensor([width / 2, height / 2])
+    everywhere = torch.ones_like(mask)
+    total = torch.zeros((height, width), device=picture.device)
+    count = torch.zeros_like(total)
+    for k in range(warps + 1):
+        there = torch.eye(3) if k == 0 else random_homography(crop, middle, generator, 0.8)
+        there = there.to(picture.device)
+        seen, valid = look(picture, everywhere, there, crop)
+        with torch.autocast(picture.device.type, torch.bfloat16, enabled=half):
+            logits, _ = network(seen[None].contiguous(memory_format=torch.channels_last))
+        back = torch.linalg.inv(there)
+        score, _ = look(score_maps(logits), everywhere[: crop[0], : crop[1]], back, (height, width))
+        # Near the rim of what a look shows the network sees its mirror image: those places do not count.
+        inner = torch.zeros_like(valid)
+        inner[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX] = valid[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX]
+        _, known = look(valid[None].float(), inner, back, (height, width))
+        total += score[0] * known
+        count += known
+    return total / count.clamp(min=1) * mask
+
+
+def label_points(probability: Tensor, mask: Tensor, threshold: float, count: int) -> Tensor:
+    """xy float32 [K, 2] px of the strongest ``count`` maxima above the threshold, best first."""
+    top = peaks(probability[None], mask[None])[0] & (probability > threshold)
+    at = top.nonzero()
+    best = probability[at[:, 0], at[:, 1]].argsort(descending=True, stable=True)[:count]
+    return at[best].flip(1) + 0.5
