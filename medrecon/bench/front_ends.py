@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class FrontEndsBenchmark:
         from medrecon.pipeline.run import run
 
         config = self._config(method, seed, quick)
-        root = out_dir / "runs" / f"{method.name}-s{seed}"
+        root = _run_folder(out_dir, method.name, seed)
         adopt(config, root, LAST)
         facts = {"method": method.name, "seed": seed, "license": licences(*sections(method)), "failed": None}
         try:
@@ -125,7 +126,7 @@ class FrontEndsBenchmark:
     def _results(self, rows, skipped, seeds: int, quick: bool, out_dir: Path) -> dict[str, Any]:
         from medrecon.pipeline.manifest import machine, package_versions
 
-        first = RunFolder(out_dir / "runs" / f"{rows[0]['method']}-s0", done={"source", "keyframes", "masks"})
+        first = RunFolder(_run_folder(out_dir, rows[0]["method"], 0), done={"source", "keyframes", "masks"})
         return {
             "schema": SCHEMA,
             "benchmark": "front-ends",
@@ -143,6 +144,11 @@ class FrontEndsBenchmark:
             "rows": rows,
             "skipped": [{"name": s.name, "reason": s.reason, "command": s.command} for s in skipped],
         }
+
+
+def _run_folder(out_dir: Path, method: str, seed: int) -> Path:
+    plain = re.sub(r"[^\w.+=-]+", "-", method)
+    return out_dir / "runs" / f"{plain}-s{seed}"
 
 
 def _done(config, root: Path) -> set[str]:

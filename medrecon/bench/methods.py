@@ -5,28 +5,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from medrecon.config.run_config import Section, check_accepts, merge
+from medrecon.config.run_config import Section, check_accepts, merge, parse_override
 from medrecon.config.validation import validate_options
 from medrecon.errors import ConfigError, PluginError, StageError
 from medrecon.progress import Progress
 
-# Name -> (extractor, matcher, options of the matcher).
-KNOWN: dict[str, tuple[str, str, dict]] = {
-    "sift+nearest-neighbour": ("sift", "nearest-neighbour", {}),
-    "surf+nearest-neighbour": ("surf", "nearest-neighbour", {}),
-    "orb+nearest-neighbour": ("orb", "nearest-neighbour", {}),
-    "superpoint+nearest-neighbour": ("superpoint", "nearest-neighbour", {}),
-    "superpoint+superglue-outdoor": ("superpoint", "superglue", {"weights": "superglue-outdoor"}),
-    "superpoint+superglue-indoor": ("superpoint", "superglue", {"weights": "superglue-indoor"}),
-    "disk+lightglue": ("disk", "lightglue", {"weights": "lightglue-disk"}),
-    "aliked+lightglue": ("aliked", "lightglue", {"weights": "lightglue-aliked"}),
-    "xfeat+nearest-neighbour": ("xfeat", "nearest-neighbour", {}),
-    "xfeat+lighterglue": ("xfeat", "lighterglue", {}),
+KNOWN = (
+    "sift+nearest-neighbour",
+    "surf+nearest-neighbour",
+    "orb+nearest-neighbour",
+    "superpoint+nearest-neighbour",
+    "superpoint[detector=sift]+nearest-neighbour",
+    "superpoint[detector=shi-tomasi]+nearest-neighbour",
+    "superpoint+superglue-outdoor",
+    "superpoint+superglue-indoor",
+    "disk+lightglue",
+    "aliked+lightglue",
+    "xfeat+nearest-neighbour",
+    "xfeat+lighterglue",
+)
+SHORT = {
+    "superpoint+superglue-outdoor": "superpoint+superglue[weights=superglue-outdoor]",
+    "superpoint+superglue-indoor": "superpoint+superglue[weights=superglue-indoor]",
+    "disk+lightglue": "disk+lightglue[weights=lightglue-disk]",
+    "aliked+lightglue": "aliked+lightglue[weights=lightglue-aliked]",
 }
+_COMPONENT = r"([^+\[\],\s]+)(?:\[([^\[\]]*)\])?"
+_METHOD = re.compile(rf"{_COMPONENT}\+{_COMPONENT}")
 # The budget is what limits every extractor: on smooth tissue these find too few points with their own thresholds.
 LOW_THRESHOLDS = {
     "sift": {"contrast_threshold": 0.01},
@@ -44,7 +55,7 @@ class Method:
     """A front end as a benchmark knows it.
 
     Attributes:
-        name: "extractor+matcher" of the tables.
+        name: "extractor+matcher" of the tables, with the options by which it differs from another method.
         extractor, matcher: component names.
         extractor_options, matcher_options: what differs from their defaults, the keypoint budget included.
     """
@@ -72,32 +83,65 @@ def parse(names: tuple[str, ...], budget: int, options: Mapping[str, Mapping[str
     """Methods by name.
 
     Args:
-        names: names of ``KNOWN``, or any "extractor+matcher"; () takes all of ``KNOWN``.
+        names: "extractor+matcher", each with options of its own if need be, "superpoint[detector=sift]+superglue", or
+            a name of ``SHORT``; () takes all of ``KNOWN``.
         budget: keypoints per picture, the same for everyone.
-        options: by component name, on top of everything: {"sift": {"contrast_threshold": 0.02}}.
+        options: by component name: {"sift": {"contrast_threshold": 0.02}}; what a method's own name says goes before.
 
     Raises:
         ConfigError: a name that is not of that form, or given twice.
     """
     methods = []
-    for name in names or tuple(KNOWN):
-        if name in KNOWN:
-            extractor, matcher, matcher_options = KNOWN[name]
-        else:
-            extractor, plus, matcher = name.partition("+")
-            if not (extractor and plus and matcher):
-                raise ConfigError(f"method {name!r} is not extractor+matcher", f"such as {', '.join(KNOWN)}")
-            matcher_options = {}
+    for name in names or KNOWN:
+        extractor, own_extractor, matcher, own_matcher = _split(SHORT.get(name, name))
         extractor_options = {**LOW_THRESHOLDS.get(extractor, {}), BUDGET_OPTION: budget}
-        extractor_options = merge(extractor_options, options.get(extractor, {}))
-        matcher_options = merge(matcher_options, options.get(matcher, {}))
-        methods.append(Method(name, extractor, matcher, extractor_options, matcher_options))
+        extractor_options = merge(merge(extractor_options, options.get(extractor, {})), own_extractor)
+        matcher_options = merge(options.get(matcher, {}), own_matcher)
+        methods.append(Method(_shown(name), extractor, matcher, extractor_options, matcher_options))
     if len({m.name for m in methods}) != len(methods):
         raise ConfigError("a method is named twice", "name each once")
     unused = set(options) - {c for m in methods for c in (m.extractor, m.matcher)}
     if unused:
         raise ConfigError(f"options for {', '.join(sorted(unused))}, which no method uses", "see `medrecon bench list`")
     return methods
+
+
+def _split(name: str) -> tuple[str, dict[str, Any], str, dict[str, Any]]:
+    """ "superpoint[detector=sift]+superglue" -> ("superpoint", {"detector": "sift"}, "superglue", {})."""
+    found = _METHOD.fullmatch(name)
+    if not found:
+        raise ConfigError(
+            f"method {name!r} is not extractor+matcher",
+            f"such as {', '.join(KNOWN)}, or with options as in [key=value]",
+        )
+    extractor, first, matcher, second = found.groups()
+    return extractor, _own_options(first, name), matcher, _own_options(second, name)
+
+
+def _own_options(text: str | None, name: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for part in filter(str.strip, (text or "").split(",")):
+        if "=" not in part:
+            raise ConfigError(
+                f"{part.strip()!r} in the method {name!r} is no option", "such as superpoint[detector=sift]"
+            )
+        out = merge(out, parse_override(part))
+    return out
+
+
+def _shown(name: str) -> str:
+    """The name as results give it: of a file its name, not its folder."""
+    return re.sub(r"(?<==)[^,\[\]]*/[^,\[\]]*", lambda value: Path(value[0]).name, name)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names of methods with commas between them; those within brackets belong to the options."""
+    return tuple(n.strip() for n in re.findall(r"(?:\[[^\]]*\]?|[^,\[])+", text) if n.strip())
+
+
+def extractor_name(method: str) -> str:
+    """ "superpoint[detector=sift]" of "superpoint[detector=sift]+superglue"."""
+    return method[: _METHOD.fullmatch(method).start(3) - 1]
 
 
 def sections(method: Method) -> tuple[Section, Section]:

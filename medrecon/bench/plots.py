@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medrecon.bench.cases import Case, CaseFolder, object_region
+from medrecon.bench.methods import extractor_name
 from medrecon.bench.metrics import spread
 from medrecon.bench.predict import Predictions
 from medrecon.errors import ConfigError
@@ -57,7 +58,8 @@ def _style(results: dict, method: str) -> dict:
     """Colour and marker of a method, the same in every plot."""
     names = [m["name"] for m in results["methods"]]
     i = names.index(method)
-    return {"color": f"C{i % 10}", "marker": "osD^v<>PX*"[i % 10], "markersize": 4, "linewidth": 1.4, "label": method}
+    marker = "osD^v<>PX*"[(i + i // 10) % 10]  # of another method in the same colour another one
+    return {"color": f"C{i % 10}", "marker": marker, "markersize": 4, "linewidth": 1.4, "label": method}
 
 
 def _ran(results: dict) -> list[str]:
@@ -121,7 +123,7 @@ def draw_keypoints(results: dict, folder: CaseFolder, made: dict[str, Prediction
     extractors: dict[str, Predictions] = {}
     for facts in results["methods"]:
         if facts["name"] in made:
-            extractors.setdefault(facts["extractor"]["name"], made[facts["name"]])
+            extractors.setdefault(extractor_name(facts["name"]), made[facts["name"]])
     shown = examples(folder.cases())
     figure, axes = _figure(len(shown), len(extractors), 3.1, 3.3)
     for row, case in zip(axes, shown):

@@ -14,7 +14,9 @@ OUT = typer.Option(..., "--out", help="Folder for the results; the same folder a
 SEEDS = typer.Option(None, "--seeds", min=1, max=100, help="Draws of everything random (default 3; quick: 1).")
 QUICK = typer.Option(False, "--quick", help="A small version: does it work, not who is best.")
 METHODS = typer.Option(
-    "", "--methods", help="Comma-separated extractor+matcher, e.g. sift+nearest-neighbour,superpoint+superglue-outdoor."
+    "",
+    "--methods",
+    help="Comma-separated extractor+matcher, e.g. sift+nearest-neighbour,superpoint[detector=sift]+nearest-neighbour.",
 )
 BUDGET = typer.Option(1024, "--budget", help="Keypoints per picture, the same for every method.")
 THREADS = typer.Option(0, "--threads", help="CPU threads; 0: all cores.")
@@ -38,9 +40,11 @@ def _group() -> typer.Typer:
         for c in medrecon.components("benchmark"):
             print(f"{c.name:14} {c.summary}")
         print("\nfront ends:")
-        for method in parse((), 1024, {}):
+        methods = parse((), 1024, {})
+        width = max(len(m.name) for m in methods)
+        for method in methods:
             why_not = available(method)
-            print(f"{method.name:30} " + ("ready" if why_not is None else f"{why_not.reason}; {why_not.command}"))
+            print(f"{method.name:{width}} " + ("ready" if why_not is None else f"{why_not.reason}; {why_not.command}"))
 
     @group.command("matching")
     def matching(
@@ -59,7 +63,9 @@ def _group() -> typer.Typer:
         silent: bool = SILENT,
     ):
         """Front ends on pairs of pictures whose correspondences are known exactly."""
-        options = {"methods": _names(methods), "budget": budget, "threads": threads, "plots": plots}
+        from medrecon.bench.methods import split_names
+
+        options = {"methods": split_names(methods), "budget": budget, "threads": threads, "plots": plots}
         options |= {"images": images, "options": _options(override)}
         if volume:
             options["volumes"] = tuple(_volume(text) for text in volume)
@@ -83,9 +89,11 @@ def _group() -> typer.Typer:
         silent: bool = SILENT,
     ):
         """Front ends on your own pictures: verified matches, registered frames, points."""
+        from medrecon.bench.methods import split_names
+
         if demo == (path is not None):
             raise ConfigError("give an INPUT or --demo", "medrecon bench front-ends clip.mp4 --out runs/front-ends")
-        options = {"input": path, "frames": frames, "methods": _names(methods), "budget": budget, "pairs": pairs}
+        options = {"input": path, "frames": frames, "methods": split_names(methods), "budget": budget, "pairs": pairs}
         options |= {"threads": threads, "overrides": tuple(override)}
         _run("front-ends", options, out, quick, seeds or 1, silent)
 
@@ -116,10 +124,6 @@ def _run(name: str, options: dict[str, Any], out: Path, quick: bool, seeds: int 
     for table in sorted(out.glob("*.md")):
         print(table.read_text(encoding="utf-8"))
     print(f"results   {out / 'results.json'}")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(n.strip() for n in text.split(",") if n.strip())
 
 
 def _options(overrides: list[str]) -> dict[str, Any]:

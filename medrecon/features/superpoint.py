@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -27,14 +28,27 @@ class SuperpointExtractorConfig(ComponentConfig):
     weights: Weights = Field(
         "superpoint", description="asset name, or a checkpoint: .safetensors of our own, .pth of the original form"
     )
+    detector: Literal["superpoint", "shi-tomasi", "sift"] = Field(
+        "superpoint",
+        description="what finds the keypoints: superpoint, the network; shi-tomasi, corners; sift, blobs; "
+        "the network describes them",
+    )
     max_keypoints: int | None = Field(
         1024, ge=1, description="keypoints kept per image, the strongest first; null: all"
     )
-    threshold: float = Field(0.005, ge=0, lt=1, description="least probability of a keypoint")
+    threshold: float = Field(
+        0.005,
+        ge=0,
+        lt=1,
+        description="least score of a keypoint: its probability; of shi-tomasi the change of grey (0..1) per px in the "
+        "direction of least change, of sift the contrast (0..1)",
+    )
     nms_radius_px: int = Field(4, ge=0, le=64, description="keypoints keep this distance along both axes; 0: no limit")
     border_px: int = Field(4, ge=0, description="nothing is kept nearer the edge of the image")
     subpixel: bool = Field(
-        False, description="keypoints between the pixels, at the centre of gravity of the scores; the paper: false"
+        False,
+        description="keypoints between the pixels, at the centre of gravity of the scores; the paper: false; "
+        "classical detectors: always",
     )
     max_size_px: int | None = Field(
         1600, ge=32, description="larger images are shrunk to this longest side; null: never"
@@ -54,6 +68,8 @@ class SuperpointExtractorConfig(ComponentConfig):
 
 class SuperpointExtractor:
     """Descriptors float32 [N, 256] of unit length, metric "l2"; keypoints by falling score, then y, then x.
+
+    With a classical ``detector`` the network gives the descriptors alone, read where the keypoints lie between pixels.
 
     Raises:
         AssetError: the weights have not been fetched, or are damaged or of another network.
@@ -105,13 +121,9 @@ class SuperpointExtractor:
         """
         import torch
 
+        from medrecon.features.classical_points import find_classical
         from medrecon.features.superpoint_encoder import encode_in_strips, one_thread
-        from medrecon.features.superpoint_keypoints import (
-            find_keypoints,
-            sample_descriptors,
-            score_map,
-            subpixel_offsets,
-        )
+        from medrecon.features.superpoint_keypoints import sample_descriptors
 
         c, network = self.config, self.network
         grid = grey.shape[0] // _CELL_PX, grey.shape[1] // _CELL_PX
@@ -123,16 +135,12 @@ class SuperpointExtractor:
             picture = torch.from_numpy(grey[region].astype(np.float32) / 255).to(self.device)[None, None]
             picture = picture.contiguous(memory_format=torch.channels_last)
             encoded = encode_in_strips(network, picture) if self.device.type == "cpu" else network.encode(picture)
-            logits = network.detect(encoded)[0]
-            if not torch.isfinite(logits).all():
-                raise StageError(
-                    "superpoint: the network's output is not finite", "set precision: fp32, or other weights"
-                )
-            with one_thread():
-                probability = score_map(logits)
-                row, column, scores = find_keypoints(probability, c.nms_radius_px, c.threshold)
-                offset = subpixel_offsets(probability, row, column) if c.subpixel else 0
-            row, column = row + origin[0], column + origin[1]
+            if c.detector == "superpoint":
+                row, column, scores, offset = self._detect(encoded)
+                row, column = row + origin[0], column + origin[1]
+            else:
+                with one_thread():
+                    row, column, scores, offset = find_classical(c.detector, grey, c.nms_radius_px, c.threshold)
             xy = np.stack([column, row], 1) + 0.5
             # Distance to the edge of the whole cells: the margin beyond them does not count as image.
             inside = np.minimum(xy, np.array([grid[1], grid[0]]) * _CELL_PX - xy).min(1) > c.border_px
@@ -140,14 +148,39 @@ class SuperpointExtractor:
             best = best[np.lexsort((column[best], row[best], -scores[best]))][: c.max_keypoints]
             if not len(best):
                 return None
-            first_cell = origin[0] // _CELL_PX, origin[1] // _CELL_PX
-            cells = network.describe(encoded)[0]
+            xy, scores, fine = xy[best], scores[best], xy[best] + offset[best]
+            # A step within a pixel of a shrunk picture may cross into a masked one of the original: it is not made.
+            fine = np.where(hidden(fine)[:, None], xy, fine)
+            # SuperGlue knows descriptors that were read where the network's own detector put the keypoint: at a pixel.
+            column, row = (xy if c.detector == "superpoint" else fine).T - 0.5
+            cells = _finite(network.describe(encoded)[0])
             with one_thread():
-                descriptors = sample_descriptors(cells, row[best], column[best], grid, first_cell)
-        fine = xy + offset
-        # A step within a pixel of a shrunk picture may cross into a masked one of the original: then it is not made.
-        fine = np.where(hidden(fine)[:, None], xy, fine)
-        return fine[best], scores[best], descriptors
+                first_cell = origin[0] // _CELL_PX, origin[1] // _CELL_PX
+                descriptors = sample_descriptors(cells, row, column, grid, first_cell)
+        return fine, scores, descriptors
+
+    def _detect(self, encoded) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The network's own keypoints in its map [1, C, h, w]: rows, columns, scores, offsets [N, 2] px."""
+        from medrecon.features.superpoint_encoder import one_thread
+        from medrecon.features.superpoint_keypoints import find_keypoints, score_map, subpixel_offsets
+
+        logits = _finite(self.network.detect(encoded)[0])
+        with one_thread():
+            probability = score_map(logits)
+            row, column, scores = find_keypoints(probability, self.config.nms_radius_px, self.config.threshold)
+            offset = np.zeros((len(row), 2))
+            if self.config.subpixel:
+                offset = subpixel_offsets(probability, row, column)
+        return row, column, scores, offset
+
+
+def _finite(output):
+    """The network's output, if it is one.  Raises StageError."""
+    import torch
+
+    if not torch.isfinite(output).all():
+        raise StageError("superpoint: the network's output is not finite", "set precision: fp32, or other weights")
+    return output
 
 
 def _hidden(xy: np.ndarray, masks: list[tuple[np.ndarray, np.ndarray | float]]) -> np.ndarray:

@@ -85,14 +85,14 @@ def subpixel_offsets(scores: Tensor, row: np.ndarray, column: np.ndarray) -> np.
 def sample_descriptors(
     cells: Tensor, row: np.ndarray, column: np.ndarray, grid: tuple[int, int], offset: tuple[int, int]
 ) -> np.ndarray:
-    """Descriptors at pixels, bilinear between cells, of unit length.
+    """Descriptors at points, bilinear between cells, of unit length.
 
     The released models stretch the grid a little: of n cells the first lies at pixel 3.5, where its centre is, but the
     last at 8 n - 1, not at its centre 8 n - 4.5. SuperGlue has learned with it, so it stays.
 
     Args:
         cells: float [D, h, w], the map or a part of it.
-        row, column: int [N] pixel indices in the whole image.
+        row, column: [N] pixel indices in the whole image, whole or between pixels.
         grid: (rows, columns) of cells in the whole image.
         offset: (row, column) in it of the first cell in ``cells``.
 

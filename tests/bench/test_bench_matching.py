@@ -10,7 +10,7 @@ import pytest
 import medrecon
 from medrecon.bench import matching, predict
 from medrecon.bench.case_sets import CaseSettings
-from medrecon.bench.methods import available, component_key, parse, sections
+from medrecon.bench.methods import available, component_key, extractor_name, parse, sections, split_names
 from medrecon.bench.volumes import VolumeChoice
 from medrecon.cli import main
 from medrecon.errors import ConfigError, StageError
@@ -176,6 +176,51 @@ def test_methods_by_name():
         parse((SIFT,), 64, {"surf": {}})
     with pytest.raises(ConfigError, match="octaves_layer"):
         available(parse((SIFT,), 64, {"sift": {"octaves_layer": 4}})[0])
+
+
+def test_options_in_a_methods_name():
+    names = (
+        "orb[levels=4, fast_threshold=9]+nearest-neighbour[ratio=0.9],sift+nearest-neighbour , orb+nearest-neighbour"
+    )
+    one, plain, other = parse(split_names(names), 64, {"orb": {"levels": 7}, "nearest-neighbour": {"mutual": False}})
+    assert one.name == "orb[levels=4, fast_threshold=9]+nearest-neighbour[ratio=0.9]" and one.extractor == "orb"
+    assert one.extractor_options == {"max_keypoints": 64, "levels": 4, "fast_threshold": 9}
+    assert one.matcher_options == {"mutual": False, "ratio": 0.9}
+    assert plain.extractor == "sift" and other.extractor_options["levels"] == 7
+    assert component_key(sections(one)[0]) != component_key(sections(other)[0])
+    assert extractor_name(one.name) == "orb[levels=4, fast_threshold=9]" and extractor_name(SIFT) == "sift"
+    assert parse(("superpoint+superglue-indoor",), 64, {})[0].matcher_options == {"weights": "superglue-indoor"}
+    assert split_names(",, a[b=1,c=2]+d ,e+f") == ("a[b=1,c=2]+d", "e+f")
+
+
+def test_a_methods_name_shows_no_folder():
+    (method,) = parse(
+        ("superpoint[weights=/home/me/net.safetensors,detector=sift]+superglue[weights=b/c.pth]",), 64, {}
+    )
+    assert method.name == "superpoint[weights=net.safetensors,detector=sift]+superglue[weights=c.pth]"
+    assert method.extractor_options["weights"] == "/home/me/net.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sift[+nearest-neighbour", "sift]+nearest-neighbour", "sift[a=[1]]+nearest-neighbour", "sift[levels]+nearest-neighbour",
+     "sift[=3]+nearest-neighbour", "[a=1]+nearest-neighbour", "sift+nearest-neighbour[ratio=1]x", "sift+orb+surf"],
+)  # fmt: skip
+def test_names_that_are_no_method(name):
+    with pytest.raises(ConfigError) as caught:
+        parse((name,), 64, {})
+    assert caught.value.remedy
+
+
+def test_variants_of_one_extractor_have_rows_and_predictions_of_their_own(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    variant = "sift[octave_layers=2]+nearest-neighbour"
+    results, _ = measure(tmp_path, monkeypatch, methods=(SIFT, variant), seeds=1, plots=True)
+    assert [m["name"] for m in results["methods"]] == [SIFT, variant]
+    assert results["methods"][1]["extractor"]["octave_layers"] == 2
+    assert results["figures"][SIFT]["all"] != results["figures"][variant]["all"]
+    assert len(list((tmp_path / "predictions").glob("sift-*"))) == 4
+    assert (tmp_path / "keypoints.png").stat().st_size > 1000
 
 
 def test_command_line(done, monkeypatch, capfd):

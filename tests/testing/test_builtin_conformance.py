@@ -54,6 +54,16 @@ class TestSuperpointSubpixel(TestSuperpoint):
         return create("extractor", "superpoint", weights=str(self.path), subpixel=True, device="cpu")
 
 
+class TestSuperpointOnCorners(TestSuperpoint):
+    def make(self):
+        return create("extractor", "superpoint", weights=str(self.path), detector="shi-tomasi", device="cpu")
+
+
+class TestSuperpointOnBlobs(TestSuperpoint):
+    def make(self):
+        return create("extractor", "superpoint", weights=str(self.path), detector="sift", device="cpu")
+
+
 class TestNearestNeighbour(MatcherConformance):
     min_recall = min_precision = 0.95
 
