@@ -97,16 +97,28 @@ class SuperglueNetwork(nn.Module):
         for i, layer in enumerate(self.gnn.layers):
             source_a, source_b = (b, a) if is_cross(i) else (a, b)
             a, b = a + layer(a, source_a), b + layer(b, source_b)
-        a, b = self.final_proj(a), self.final_proj(b)
-        scores = torch.einsum("bcm,bcn->bmn", a, b) / self.config.width**0.5
-        return ops.log_sinkhorn(scores.float(), self.bin_score.float(), iterations)
+        return self.assign(a, b, iterations)
 
     def encode(self, xy: Tensor, scores: Tensor, descriptors: Tensor) -> Tensor:
-        """[B, N, 2], [B, N], [B, N, D] -> states [B, width, N]: descriptor plus encoded position and score (eq. 2)."""
-        descriptors = descriptors.transpose(1, 2)
-        if self.input_proj is not None:
-            descriptors = self.input_proj(descriptors)
-        return descriptors + self.kenc.encoder(torch.cat([xy, scores[..., None]], 2).transpose(1, 2))
+        """[B, N, 2], [B, N], [B, N, D] -> states [B, width, N]: descriptor plus encoded position and score (eq. 2).
+
+        In float32 also inside autocast: bfloat16 would move keypoints by half a pixel.
+        """
+        with torch.autocast(xy.device.type, enabled=False):
+            descriptors = descriptors.to(self.bin_score.dtype).transpose(1, 2)
+            if self.input_proj is not None:
+                descriptors = self.input_proj(descriptors)
+            return descriptors + self.kenc.encoder(torch.cat([xy, scores[..., None]], 2).transpose(1, 2))
+
+    def assign(self, a: Tensor, b: Tensor, iterations: int) -> Tensor:
+        """States [B, width, M] and [B, width, N] -> log of the assignment float32 [B, M + 1, N + 1] (eq. 7-10).
+
+        In float32 also inside autocast: a score of 20 in bfloat16 is good to 0.1 only.
+        """
+        with torch.autocast(a.device.type, enabled=False):
+            a, b = (self.final_proj(x.to(self.bin_score.dtype)) for x in (a, b))
+            scores = torch.einsum("bcm,bcn->bmn", a, b) / self.config.width**0.5
+            return ops.log_sinkhorn(scores, self.bin_score, iterations)
 
 
 def is_cross(layer: int) -> bool:
@@ -141,7 +153,8 @@ class _Propagation(nn.Module):
         batch, width, n = x.shape
         query, key, value = (
             # The released weights interleave the heads: channel c belongs to head c % heads.
-            proj(s).view(batch, width // self.heads, self.heads, -1).permute(0, 2, 3, 1)
+            # The fast kernels of attention want a head's channels next to each other.
+            proj(s).view(batch, width // self.heads, self.heads, -1).permute(0, 2, 3, 1).contiguous()
             for proj, s in zip(self.attn.proj, (x, source, source))
         )
         message = F.scaled_dot_product_attention(query, key, value).permute(0, 3, 1, 2).reshape(batch, width, n)
