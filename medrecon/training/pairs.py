@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training pairs with exact correspondences, drawn from a pool of views on the device that holds it.
+
+    batch = draw_pairs(pool, 16, size=(240, 320), seed=step_seed(run_seed, step))
+    xy_b, visible = batch.a_to_b(xy_a)
+
+The pool and the seed decide everything, whatever was drawn before: a resumed run sees the same pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medrecon.errors import ConfigError
+from medrecon.training import warp
+from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality
+from medrecon.training.pool import ViewPool
+
+HOMOGRAPHY, VIEWS, MODALITY = 0, 1, 2
+_PROPOSALS = 6  # pairs of crops proposed per pair; the one with enough overlap is taken
+_PROBE = (8, 10)  # points per crop that measure the overlap: rows, columns
+_OVERLAP = 0.45  # share of crop A's object that should be seen in crop B
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of the kinds of pairs; they are normalised.
+
+    Attributes:
+        views: two views of a volume.
+        homography: one view, slice or photograph twice.
+        modality: either of them with another contrast on each side.
+        flat: share of slices and photographs among the pairs of one picture.
+    """
+
+    views: float = 0.40
+    homography: float = 0.45
+    modality: float = 0.15
+    flat: float = 0.5
+
+    def __post_init__(self) -> None:
+        shares = (self.views, self.homography, self.modality)
+        if min(shares) < 0 or sum(shares) <= 0 or not 0 <= self.flat <= 1:
+            raise ConfigError(f"the mix of pairs {shares}, flat {self.flat} is not made of shares", "give 0 or more")
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of crops.
+
+    Attributes:
+        image_a, image_b: float32 [B, 1, H, W], 0..1.
+        mask_a, mask_b: bool [B, H, W], True where there is an object that can be seen.
+        kind: int64 [B]: 0 one view twice, 1 two views, 2 different contrasts (of one view or of two).
+        view_a, view_b: int64 [B], which views of the pool; equal for one view twice.
+        view_from_a, view_from_b: float32 [B, 3, 3], px of the view from px of the crop.
+        b_from_a: float32 [B, 4, 4], mm: from the camera of view a to that of view b; the identity for one view twice.
+        k_a, k_b: float32 [B, 4], fx fy cx cy of the crops in px; meaningful if drawn with ``pinhole``.
+    """
+
+    image_a: Tensor
+    image_b: Tensor
+    mask_a: Tensor
+    mask_b: Tensor
+    kind: Tensor
+    view_a: Tensor
+    view_b: Tensor
+    view_from_a: Tensor
+    view_from_b: Tensor
+    b_from_a: Tensor
+    k_a: Tensor
+    k_b: Tensor
+    pool: ViewPool
+
+    def a_to_b(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """Where points of the pictures A lie in the pictures B.
+
+        Args:
+            xy: float32 [B, N, 2], px, centres at .5.
+
+        Returns:
+            float32 [B, N, 2] px and bool [B, N]: True where both pictures show the same point of the object. Where it
+            is False the position means nothing.
+        """
+        there, seen = _crop_to_crop(
+            self.pool, self.view_a, self.view_b, self.view_from_a, self.view_from_b, self.b_from_a, xy,
+            self.image_a.shape[-2:],
+        )  # fmt: skip
+        return there, seen & _looked_up(self.mask_a, xy) & _looked_up(self.mask_b, there)
+
+    def b_to_a(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """The other way round; see ``a_to_b``."""
+        there, seen = _crop_to_crop(
+            self.pool, self.view_b, self.view_a, self.view_from_b, self.view_from_a, _rigid_inverse(self.b_from_a), xy,
+            self.image_a.shape[-2:],
+        )  # fmt: skip
+        return there, seen & _looked_up(self.mask_b, xy) & _looked_up(self.mask_a, there)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A seed for each step of a run, unrelated to those of its neighbours (Steele et al., SplitMix64, 2014)."""
+    x = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = ((x ^ (x >> shift)) * factor) % 2**64
+    return (x ^ (x >> 31)) >> 1
+
+
+def draw_pairs(
+    pool: ViewPool,
+    batch: int,
+    size: tuple[int, int],
+    seed: int,
+    mix: Mix | None = None,
+    pinhole: bool = False,
+    photometric: bool = True,
+) -> PairBatch:
+    """``batch`` pairs of crops.
+
+    Args:
+        size: (height, width) of the crops in px.
+        seed: decides, with the pool, everything; see ``step_seed``.
+        mix: kinds of pairs; None: the default.
+        pinhole: crops are neither turned nor tipped, so that each is a pinhole camera's picture (``k_a``, ``k_b``).
+        photometric: False: surfaces under the camera's own headlight, nothing disturbed.
+    """
+    mix = mix or Mix()
+    device = pool.device
+    draw = torch.Generator(device).manual_seed(seed)
+    dice = Dice(draw, batch)
+    kind, two, a, b = _choose(pool, mix, dice, batch)
+    b_from_a = pool.cam_from_world[b] @ _rigid_inverse(pool.cam_from_world[a])
+    eye = torch.eye(4, device=device).expand(batch, 4, 4)
+    b_from_a = torch.where((a == b)[:, None, None], eye, b_from_a)
+    view_from_a, view_from_b, scale_a, scale_b = _crops(pool, a, b, b_from_a, two, dice, size, pinhole)
+    images, masks = _pictures(
+        pool, torch.cat([a, b]), torch.cat([view_from_a, view_from_b]), torch.cat([scale_a, scale_b]), b_from_a,
+        kind, draw, size, photometric,
+    )  # fmt: skip
+    return PairBatch(
+        images[:batch, None], images[batch:, None], masks[:batch], masks[batch:], kind, a, b, view_from_a, view_from_b,
+        b_from_a, _crop_camera(pool, a, view_from_a), _crop_camera(pool, b, view_from_b), pool,
+    )  # fmt: skip
+
+
+def _choose(pool: ViewPool, mix: Mix, dice: Dice, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """int64 kind [B], bool two [B] (of two views), int64 a and b [B]."""
+    solid, flat = pool.solid_views, pool.flat_views
+    views, homography, modality = mix.views, mix.homography, mix.modality
+    if not len(solid):
+        views, homography = 0.0, homography + views
+    total = views + homography + modality
+    u = dice.uniform(0, 1)[:, 0, 0] * total
+    kind = torch.where(u < views, VIEWS, torch.where(u < views + homography, HOMOGRAPHY, MODALITY))
+    both = mix.views / max(mix.views + mix.homography, 1e-9) if len(solid) else 0.0
+    two = (kind == VIEWS) | ((kind == MODALITY) & dice.chance(both)[:, 0, 0])
+    share = mix.flat if len(solid) and len(flat) else float(len(flat) > 0)
+    pick = lambda index: index[(dice.uniform(0, 1)[:, 0, 0] * len(index)).long().clamp(max=len(index) - 1)]
+    a = pick(solid) if len(solid) else pick(flat)
+    if len(flat):
+        a = torch.where(~two & dice.chance(share)[:, 0, 0], pick(flat), a)
+    count, first = pool.count[a], pool.first[a]
+    other = first + (a - first + 1 + (dice.uniform(0, 1)[:, 0, 0] * (count - 1)).long()) % count
+    return kind, two, a, torch.where(two, other, a)
+
+
+def _crops(pool, a, b, b_from_a, two, dice: Dice, size: tuple[int, int], pinhole: bool):
+    """float32 [B, 3, 3] twice and scales [B] twice: the best of ``_PROPOSALS`` random pairs of crops.
+
+    An anchor on the object of view A, and where it appears in view B, lie somewhere in the two crops.
+    """
+    n, m, device = len(a), _PROPOSALS, pool.device
+    (width, height), (h, w) = pool.size, size
+    two_m = two[:, None].expand(n, m)
+    # How coarse: between 0.45 of the coarsest scale at which a crop still lies inside the view, and all of it.
+    fit = min(width / w, height / h)
+    middle = fit * torch.exp(dice.uniform(math.log(0.5), math.log(0.95), m))
+    ratio = dice.uniform(-1, 1, m) * torch.where(two_m, math.log(1.25), math.log(1.6)) / 2
+    scale_a = (middle * ratio.exp()).clamp(max=1.05 * fit)
+    scale_b = (middle * (-ratio).exp()).clamp(max=1.05 * fit)
+    level = torch.where(dice.uniform(0, 1, m) < 0.85, 0.3, math.pi) * dice.uniform(-1, 1, m)
+    rare = dice.uniform(0, 1, m)
+    reach = torch.where(rare < 0.8, 0.5, torch.where(rare < 0.95, 1.6, math.pi))
+    turn = reach * dice.uniform(-1, 1, m) * torch.where(two_m & (rare < 0.8), 0.6, 1.0)
+    tip = torch.where(two_m, 0.06, 0.18)[..., None, None] * dice.uniform(-1, 1, m, 2, 2)
+    stretch = torch.where(two_m, 0.08, 0.2)[..., None] * dice.uniform(-1, 1, m, 2)
+    if pinhole:
+        level, turn, tip, stretch = (torch.zeros_like(t) for t in (level, turn, tip, stretch))
+    # The first opaque one of four random points.
+    spots = dice.uniform(0.02, 0.98, m, 4, 2) * torch.tensor([width, height], dtype=torch.float32, device=device)
+    opaque = warp.opaque_at(pool.opacity, a, spots.view(n, m * 4, 2)).view(n, m, 4)
+    anchor_a = spots.gather(2, opaque.int().argmax(2)[..., None, None].expand(n, m, 1, 2))[:, :, 0]
+    there, _ = warp.view_to_view(pool, a, b, b_from_a, anchor_a)
+    anchor_b = torch.where(two[:, None, None] & torch.isfinite(there), there, anchor_a)
+    jitter = dice.uniform(-0.3, 0.3, m, 2, 2) * torch.tensor([w, h], dtype=torch.float32, device=device)
+    make = lambda anchor, scale, angle, side: warp.view_from_crop(
+        _inside(anchor + jitter[:, :, side] * scale[..., None], scale, angle, pool.size, size), scale, angle,
+        stretch[..., side], tip[:, :, side], size,
+    )  # fmt: skip
+    from_a, from_b = make(anchor_a, scale_a, level, 0), make(anchor_b, scale_b, level + turn, 1)
+    overlap, filled = _measure(pool, a, b, b_from_a, from_a, from_b, size)
+    score = (overlap / _OVERLAP).clamp(max=1) + 0.7 * (filled / 0.4).clamp(max=1) + 0.05 * dice.uniform(0, 1, m)
+    best = score.argmax(1)
+    row = torch.arange(n, device=device)
+    return from_a[row, best], from_b[row, best], scale_a[row, best], scale_b[row, best]
+
+
+def _inside(centre: Tensor, scale: Tensor, angle: Tensor, whole: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Centres [..., 2] moved so that the crops lie in the view as far as they fit."""
+    h, w = size
+    c, s = angle.cos().abs(), angle.sin().abs()
+    half = torch.stack([c * w + s * h, s * w + c * h], -1) * scale[..., None] / 2
+    most = torch.tensor(whole, dtype=torch.float32, device=centre.device)
+    half = torch.minimum(half, most / 2)
+    return torch.minimum(torch.maximum(centre, half), most - half)
+
+
+def _measure(pool, a, b, b_from_a, from_a, from_b, size) -> tuple[Tensor, Tensor]:
+    """float32 [B, M] twice: share of crop A's object seen in crop B; share of crop A that is object."""
+    n, m = from_a.shape[:2]
+    rows, columns = _PROBE
+    h, w = size
+    probe = warp.pixel_centres(_PROBE, pool.device) * torch.tensor([w / columns, h / rows], device=pool.device)
+    probe = probe.expand(n * m, -1, 2)
+    wide = lambda t: t.repeat_interleave(m, 0)
+    _, seen = _crop_to_crop(
+        pool, wide(a), wide(b), from_a.reshape(-1, 3, 3), from_b.reshape(-1, 3, 3), wide(b_from_a), probe, size
+    )
+    object_, _ = warp.transfer(from_a.reshape(-1, 3, 3), probe)
+    object_ = warp.opaque_at(pool.opacity, wide(a), object_).float().mean(1)
+    return (seen.float().mean(1) / object_.clamp(min=1e-3)).view(n, m), object_.view(n, m)
+
+
+def _pictures(pool, view, from_crop, scale, b_from_a, kind, draw, size, photometric) -> tuple[Tensor, Tensor]:
+    """float32 [2 B, H, W] and bool [2 B, H, W]: the crops A, then the crops B."""
+    n, device = len(view), pool.device
+    source, front = warp.transfer(from_crop, warp.pixel_centres(size, device).expand(n, -1, 2))
+    layers = torch.cat(
+        [pool.albedo[view, None] / 255.0, pool.normal[view] / 127.0, pool.opacity[view, None] / 255.0,
+         pool.depth[view, None]], 1,
+    )  # fmt: skip
+    crop = warp.resample(layers, source, size, scale)
+    k = pool.intrinsics[view][:, None]
+    ray = torch.cat([(source - k[..., 2:]) / k[..., :2], torch.ones_like(source[..., :1])], -1)
+    flat = pool.flat[view]
+    surface = Surface(crop[:, 0], crop[:, 1:4], crop[:, 5], crop[:, 4], ray.transpose(1, 2).reshape(n, 3, *size), flat)
+    mask = (surface.opacity > 0.5) & front.view(n, *size)
+    if not photometric:
+        facing = (-torch.nn.functional.normalize(surface.normal, dim=1)[:, 2]).clamp(0, 1)
+        plain = surface.albedo * torch.where(
+            flat[:, None, None], (surface.opacity > 0).float(), facing * surface.opacity
+        )
+        return plain, mask
+    dice = Dice(draw, n)
+    picture = lit(surface, dice, _suns(b_from_a, dice))
+    picture = other_modality(picture, dice, (kind == MODALITY).repeat(2))
+    picture, clear = disturbed(exposed(picture, dice), dice)
+    return picture, mask & clear
+
+
+def _suns(b_from_a: Tensor, dice: Dice) -> Tensor:
+    """float32 [2 B, 3]: directions to the distant light, in half of the pairs the same in the world for both crops."""
+    sun = torch.nn.functional.normalize(dice.normal(0.7, 3) - torch.tensor([0, 0, 1.0], device=b_from_a.device), dim=1)
+    a, b = sun.chunk(2)
+    same = dice.chance(0.5)[: len(a), :, 0]
+    return torch.cat([a, torch.where(same, (b_from_a[:, :3, :3] @ a[..., None])[..., 0], b)])
+
+
+def _crop_to_crop(pool, a, b, from_a, from_b, b_from_a, xy, size) -> tuple[Tensor, Tensor]:
+    """Points of crops A in crops B and where both see them, apart from what covers them."""
+    view_xy, front = warp.transfer(from_a, xy)
+    solid_a = warp.opaque_at(pool.opacity, a, view_xy)
+    through, seen = warp.view_to_view(pool, a, b, b_from_a, view_xy)
+    # One view twice needs no depth, which ends before the object does.
+    same = (a == b)[:, None]
+    there = torch.where(same[..., None], view_xy, through)
+    seen = torch.where(same, solid_a, seen) & front & solid_a
+    out, front_b = warp.transfer(warp.inverse(from_b), there)
+    h, w = size
+    inside = (out[..., 0] >= 0) & (out[..., 1] >= 0) & (out[..., 0] < w) & (out[..., 1] < h)
+    return out, seen & front_b & inside & warp.opaque_at(pool.opacity, b, there)
+
+
+def _looked_up(mask: Tensor, xy: Tensor) -> Tensor:
+    """bool [B, N]: the mask [B, H, W] at the pixels that hold the points [B, N, 2]; False outside."""
+    h, w = mask.shape[1:]
+    x, y = xy[..., 0].floor(), xy[..., 1].floor()
+    inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
+    index = y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()
+    return inside & mask.flatten(1).gather(1, index)
+
+
+def _rigid_inverse(pose: Tensor) -> Tensor:
+    """Inverse of rigid transforms [..., 4, 4]."""
+    rotation = pose[..., :3, :3].transpose(-1, -2)
+    top = torch.cat([rotation, -(rotation @ pose[..., :3, 3:])], -1)
+    return torch.cat([top, pose[..., 3:, :]], -2)
+
+
+def _crop_camera(pool: ViewPool, view: Tensor, from_crop: Tensor) -> Tensor:
+    """float32 [B, 4]: fx fy cx cy of crops without rotation and perspective."""
+    k = pool.intrinsics[view]
+    scale, shift = torch.stack([from_crop[:, 0, 0], from_crop[:, 1, 1]], 1), from_crop[:, :2, 2]
+    return torch.cat([k[:, :2] / scale, (k[:, 2:] - shift) / scale], 1)

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pool of pictures from which a training run draws its pairs, rendered once on the device that trains.
+
+Volumes give groups of views that look at the same spot (as G-buffers, to be lit later) and oblique slices; photographs
+are what they are. Deterministic: shards, split, number, size, seed and kind of device decide everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medrecon.errors import InputError
+from medrecon.training import cameras
+from medrecon.training.raycast import Ramp, VolumeCaster, sample_volume
+from medrecon.training.shards import Shard, read_shards
+
+_VERSION = 1  # of everything that decides the pictures; cached pools of another version are rendered again
+_SHARE_VIEWS, _SHARE_SLICES = 0.65, 0.2  # the rest are photographs
+_GROUPS_PER_CASTER = 3  # groups that share an opacity ramp, and so a map of empty space
+_NORMAL = 127.0  # int8 of a unit component
+
+# name: low, width, opacity per mm, value at which the grey is brightest; in HU for CT, in parts of the brightest tissue
+# for MR. Ranges are drawn from uniformly. The middles are the presets of medrecon.ingest.transfer_functions.
+_CT_RAMPS = {
+    "skin": ((-550, -250), (100, 250), (0.4, 1.0), (100, 400)),
+    "bone": ((130, 280), (60, 200), (0.4, 1.0), (500, 1100)),
+    "vessels": ((100, 170), (60, 220), (0.2, 0.9), (300, 600)),
+    "airway": ((-720, -480), (100, 300), (0.3, 1.0), (0, 300)),
+    "brain": ((5, 20), (10, 25), (0.2, 0.9), (50, 80)),
+}
+_MR_RAMPS = {
+    "skin": ((0.08, 0.2), (0.05, 0.2), (0.3, 1.0), (0.5, 1.0)),
+    "brain": ((0.3, 0.45), (0.08, 0.25), (0.2, 1.0), (0.8, 1.0)),
+}
+_INSIDE = {"airway": 0.6, "skin": 0.15, "vessels": 0.15, "bone": 0.1, "brain": 0.0}
+# Windows of CT slices in HU: centre, width; each is varied by a quarter.
+_CT_WINDOWS = ((40, 400), (-550, 1500), (400, 1800), (60, 180), (0, 900))
+
+
+@dataclass
+class ViewPool:
+    """Pictures on one device.
+
+    Attributes:
+        albedo: uint8 [V, H, W], grey of the surface before lighting; of a flat item the picture itself.
+        normal: int8 [V, 3, H, W], 127 * unit normal in the camera's frame, out of the tissue: towards the eye, z < 0.
+        depth: float32 [V, H, W], z-depth in mm; 0 = nothing; 1 everywhere in a flat item.
+        opacity: uint8 [V, H, W], 255 = opaque; of a flat item 255 where there is something to see.
+        intrinsics: float32 [V, 4], fx fy cx cy in px; pixel centres at .5.
+        cam_from_world: float32 [V, 4, 4], mm.
+        group: int64 [V]; views of a group look at the same spot and overlap; a flat item is a group of its own.
+        flat: bool [V]; slice or photograph: no depth, and no lighting.
+        first, count: int64 [V], the group's first view (groups are contiguous) and how many it has.
+    """
+
+    albedo: Tensor
+    normal: Tensor
+    depth: Tensor
+    opacity: Tensor
+    intrinsics: Tensor
+    cam_from_world: Tensor
+    group: Tensor
+    flat: Tensor
+    first: Tensor
+    count: Tensor
+
+    def __len__(self) -> int:
+        return len(self.flat)
+
+    @property
+    def device(self) -> torch.device:
+        return self.albedo.device
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in px."""
+        return self.albedo.shape[2], self.albedo.shape[1]
+
+    @cached_property
+    def solid_views(self) -> Tensor:
+        """int64: the views of volumes."""
+        return (~self.flat).nonzero()[:, 0]
+
+    @cached_property
+    def flat_views(self) -> Tensor:
+        """int64: the slices and photographs."""
+        return self.flat.nonzero()[:, 0]
+
+    def to(self, device: torch.device | str) -> "ViewPool":
+        return ViewPool(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def save(self, path: str | Path) -> None:
+        """Tensors only, by ``torch.save``; the file appears whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        torch.save({f.name: getattr(self, f.name).cpu() for f in fields(self)}, temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "ViewPool":
+        """Raises InputError for a file that is not a pool."""
+        try:
+            tensors = torch.load(path, map_location=device, weights_only=True)
+            return cls(**tensors)
+        except Exception as e:  # torch raises pickle, zip, runtime and type errors: all mean the same to the user
+            raise InputError(f"{path} is not a pool of views: {e}", "remove it; it is rendered again") from e
+
+
+def build_pool(
+    shards_dir: str | Path,
+    split: str,
+    views: int,
+    size: tuple[int, int] = (320, 240),
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> ViewPool:
+    """Render ``views`` pictures (a few fewer where a last group would not be whole) from the shards of one split.
+
+    Args:
+        size: (width, height) in px.
+        cache_dir: pools are kept there and found again under a key of everything they depend on; None: not kept.
+        say: told about the progress now and then.
+
+    Raises:
+        InputError: no shards, or nothing to see in them.
+    """
+    device = torch.device(device)
+    shards = read_shards(shards_dir, split)
+    path = None
+    if cache_dir is not None:
+        facts = (_VERSION, [s.digest for s in shards], views, size, seed, device.type)
+        path = Path(cache_dir) / f"pool-{split}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.pt"
+        if path.is_file():
+            return ViewPool.load(path, device)
+    pool = _Builder(shards, size, device, seed, say or (lambda text: None)).build(views)
+    if path is not None:
+        pool.save(path)
+    return pool
+
+
+class _Builder:
+    """Collects pictures as lists of chunks; each source has a generator of its own, so that sources are independent."""
+
+    def __init__(self, shards: list[Shard], size: tuple[int, int], device: torch.device, seed: int, say):
+        self.shards, self.size, self.device, self.seed, self.say = shards, size, device, seed, say
+        self.parts: list[dict[str, Tensor]] = []
+
+    def build(self, views: int) -> ViewPool:
+        scenes = [s for s in self.shards if s.volume is not None and s.meta.presets]
+        volumes = [s for s in self.shards if s.volume is not None]
+        photos = [s for s in self.shards if s.photos is not None]
+        shares = [_SHARE_VIEWS * bool(scenes), _SHARE_SLICES * bool(volumes)]
+        shares.append((1 - _SHARE_VIEWS - _SHARE_SLICES) * bool(photos))
+        total = sum(shares)
+        n_slices, n_photos = (round(views * share / total) for share in shares[1:])
+        n_views = views - n_slices - n_photos if scenes else 0
+        for i, (shard, n) in enumerate(zip(scenes, _split(n_views, len(scenes)))):
+            self._add_scene(shard, n, self._draw(0, i))
+            self.say(f"rendered {shard.meta.name}: {sum(len(p['flat']) for p in self.parts)} of {views} pictures")
+        for i, (shard, n) in enumerate(zip(volumes, _split(n_slices, len(volumes)))):
+            self._add_slices(shard, n, self._draw(1, i))
+        counts = _split(n_photos, len(photos), [len(s.photos) for s in photos])
+        for i, (shard, n) in enumerate(zip(photos, counts)):
+            self._add_photos(shard, n, self._draw(2, i))
+        if not self.parts:
+            raise InputError(
+                "nothing can be seen in these shards", "build the shards again: medrecon train data --out DIR"
+            )
+        return self._joined()
+
+    def _draw(self, kind: int, index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(((self.seed * 3 + kind) * 100_003 + index) % 2**63)
+
+    def _joined(self) -> ViewPool:
+        start, groups = 0, []
+        for part in self.parts:
+            groups.append(part["group"] + start)
+            start += int(part["group"].max()) + 1
+        group = torch.cat(groups)
+        count = torch.bincount(group)
+        first = (count.cumsum(0) - count)[group]
+        join = lambda name: torch.cat([p[name] for p in self.parts])
+        rest = {f.name: join(f.name) for f in fields(ViewPool) if f.name not in ("group", "first", "count")}
+        return ViewPool(
+            **rest, group=group.to(self.device), first=first.to(self.device), count=count[group].to(self.device)
+        )
+
+    def _add_scene(self, shard: Shard, views: int, draw: torch.Generator) -> None:
+        """Groups of views of one volume, under ramps of its presets in turn."""
+        # One voxel of nothing all round closes the surfaces that the border of the volume cuts.
+        volume = F.pad(torch.from_numpy(shard.volume).to(self.device), (1,) * 6)
+        left, fruitless, turn = views, 0, 0
+        while left >= min(cameras.PER_GROUP, views) and left > 0 and fruitless < 2 * len(shard.meta.presets):
+            preset = shard.meta.presets[turn % len(shard.meta.presets)]
+            turn += 1
+            ramp, top = _ramp(shard, preset, draw)
+            caster = VolumeCaster(volume, shard.spacing_mm, ramp)
+            wanted = min(_GROUPS_PER_CASTER, max(1, left // cameras.PER_GROUP))
+            placed = cameras.place_groups(caster, wanted, self.size, _INSIDE[preset], draw)
+            fruitless = 0 if len(placed.good) else fruitless + 1
+            if len(placed.good):
+                left -= self._render(caster, placed, top, draw)
+
+    def _render(self, caster: VolumeCaster, placed: cameras.Cameras, top: float, draw: torch.Generator) -> int:
+        good = placed.good
+        group = torch.arange(len(good))[:, None].expand_as(good)[good]
+        intrinsics, pose = placed.intrinsics[good].to(self.device), placed.cam_from_world[good].to(self.device)
+        buffer = caster.render(intrinsics, pose, self.size)
+        floor, gamma = (
+            (0.2 + 0.4 * torch.rand(1, generator=draw)).item(),
+            math.exp(torch.randn(1, generator=draw) * 0.2),
+        )
+        share = ((buffer.value - caster.ramp.low) / max(top - caster.ramp.low, 1.0)).clamp(0, 1) ** gamma
+        grey = (floor + (1 - floor) * share) * (buffer.opacity > 0)
+        self.parts.append(
+            {
+                "albedo": _bytes(grey),
+                "normal": (buffer.normal * _NORMAL).round().to(torch.int8),
+                "depth": buffer.depth,
+                "opacity": _bytes(buffer.opacity),
+                "intrinsics": intrinsics,
+                "cam_from_world": pose,
+                "group": group,
+                "flat": torch.zeros(len(group), dtype=torch.bool, device=self.device),
+            }
+        )
+        return len(group)
+
+    def _add_slices(self, shard: Shard, n: int, draw: torch.Generator) -> None:
+        """Oblique slices, half of them nearly along the axes, each under a window of its own."""
+        if n == 0:
+            return
+        w, h = self.size
+        volume = torch.from_numpy(shard.volume).to(self.device).float()[None, None]
+        spacing, shape = torch.tensor(shard.spacing_mm), torch.tensor(shard.volume.shape)
+        body = volume > 12  # of 255: above the air
+        pictures, solids = [], []
+        for _ in range(6 * n):
+            if len(pictures) == n:
+                break
+            turn = _slice_axes(draw)
+            centre = (0.2 + 0.6 * torch.rand(3, generator=draw)) * shape * spacing
+            extent = float((shape * spacing).median())
+            step = extent / h * (0.45 + 0.75 * torch.rand(1, generator=draw).item())
+            y, x = torch.meshgrid(torch.arange(h) + 0.5 - h / 2, torch.arange(w) + 0.5 - w / 2, indexing="ij")
+            points = (centre + step * (x[..., None] * turn[0] + y[..., None] * turn[1])) / spacing
+            within = ((points >= 0) & (points <= shape - 1)).all(-1).to(self.device)
+            points = points.to(self.device).view(h * w, 1, 3)
+            low, high = _window(shard, draw)
+            values = sample_volume(volume, points).view(h, w)
+            solid = (sample_volume(body.float(), points).view(h, w) > 0.5) & within
+            if solid.float().mean() < 0.3:
+                continue
+            solid = F.max_pool2d(solid[None].float(), 7, 1, 3)[0] > 0  # outlines belong to what they surround
+            picture = _bytes(((values - low) / (high - low)).clamp(0, 1) * within)
+            if picture[solid].float().std() < 12:  # a window that shows nothing
+                continue
+            pictures.append(picture)
+            solids.append(solid)
+        self._add_flat(pictures, solids)
+
+    def _add_photos(self, shard: Shard, n: int, draw: torch.Generator) -> None:
+        """Crops with the pool's shape at random places and, of large photographs, random sizes."""
+        w, h = self.size
+        pictures = []
+        for i in range(n):
+            photo = torch.from_numpy(shard.photos[i % len(shard.photos)])[None, None].float()
+            fit = min(photo.shape[3] / w, photo.shape[2] / h)
+            zoom = fit if fit <= 1 else fit ** torch.rand(1, generator=draw).item()
+            ch, cw = min(int(h * zoom), photo.shape[2]), min(int(w * zoom), photo.shape[3])
+            y = int(torch.randint(photo.shape[2] - ch + 1, (1,), generator=draw))
+            x = int(torch.randint(photo.shape[3] - cw + 1, (1,), generator=draw))
+            crop = photo[:, :, y : y + ch, x : x + cw].to(self.device)
+            crop = F.interpolate(crop, (h, w), mode="bilinear", align_corners=False, antialias=True)
+            pictures.append(crop[0, 0].round().clamp(0, 255).to(torch.uint8))
+        self._add_flat(pictures, [torch.ones(h, w, dtype=torch.bool, device=self.device)] * len(pictures))
+
+    def _add_flat(self, pictures: list[Tensor], solids: list[Tensor]) -> None:
+        if not pictures:
+            return
+        (w, h), n = self.size, len(pictures)
+        normal = torch.zeros(n, 3, h, w, dtype=torch.int8, device=self.device)
+        normal[:, 2] = -int(_NORMAL)
+        focal = torch.tensor([float(w), float(w), w / 2, h / 2], device=self.device)
+        self.parts.append(
+            {
+                "albedo": torch.stack(pictures),
+                "normal": normal,
+                "depth": torch.ones(n, h, w, device=self.device),
+                "opacity": torch.stack(solids).to(torch.uint8) * 255,
+                "intrinsics": focal.repeat(n, 1),
+                "cam_from_world": torch.eye(4, device=self.device).repeat(n, 1, 1),
+                "group": torch.arange(n),
+                "flat": torch.ones(n, dtype=torch.bool, device=self.device),
+            }
+        )
+
+
+def _ramp(shard: Shard, preset: str, draw: torch.Generator) -> tuple[Ramp, float]:
+    """A ramp of the preset and the value of the brightest grey, in byte values of this shard."""
+    low, width, alpha, top = (
+        a + (b - a) * torch.rand(1, generator=draw).item()
+        for a, b in (_CT_RAMPS if shard.meta.modality == "CT" else _MR_RAMPS)[preset]
+    )
+    start, end = shard.meta.value_range
+    byte = lambda v: ((v if shard.meta.modality == "CT" else v * end) - start) / (end - start) * 255
+    return Ramp(byte(low), byte(low + width), alpha), byte(top)
+
+
+def _window(shard: Shard, draw: torch.Generator) -> tuple[float, float]:
+    """Byte values that become black and white in a slice."""
+    a, b, c = torch.rand(3, generator=draw).tolist()
+    if shard.meta.modality == "MR":
+        return 25 * a, 255 * (0.55 + 0.6 * b)
+    centre, width = _CT_WINDOWS[int(c * len(_CT_WINDOWS))]
+    width *= math.exp((a - 0.5) * 0.5)
+    centre += (b - 0.5) * 0.25 * width
+    start, end = shard.meta.value_range
+    return tuple((v - start) / (end - start) * 255 for v in (centre - width / 2, centre + width / 2))
+
+
+def _slice_axes(draw: torch.Generator) -> Tensor:
+    """float32 [3, 3], rows: where the picture's x and y and its normal point in the world; y runs towards inferior."""
+    basis = torch.linalg.qr(torch.randn(3, 3, generator=draw)).Q
+    if torch.rand(1, generator=draw).item() < 0.5:
+        standard = (
+            ((1, 0, 0), (0, -1, 0), (0, 0, -1)),
+            ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+            ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
+        )
+        chosen = torch.tensor(standard[int(torch.randint(3, (1,), generator=draw))], dtype=torch.float32)
+        basis = torch.linalg.qr((chosen + 0.08 * torch.randn(3, 3, generator=draw)).T)
+        basis = (basis.Q * torch.sign(basis.R.diagonal())).T
+    return basis
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _split(n: int, parts: int, most: list[int] | None = None) -> list[int]:
+    """``n`` in ``parts`` nearly equal numbers."""
+    return [n * (i + 1) // parts - n * i // parts for i in range(parts)]
