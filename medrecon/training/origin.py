@@ -40,7 +40,7 @@ class Origin:
         """Of whatever starts from these weights."""
         if not self.license:
             return NOT_STATED
-        if self.license in OPEN or "derived from" in self.license:
+        if self.license in (*OPEN, NOT_STATED) or "derived from" in self.license:
             return self.license
         return f"{self.license} (derived from {self.name})"
 

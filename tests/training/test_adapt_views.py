@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at pictures against OpenCV; labels of a network that is known to follow its input."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medrecon.training import adapt_labels, adapt_views
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth_picture(height=96, width=128, seed=0):
+    noise = np.random.default_rng(seed).random((height, width), np.float32)
+    return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 4), None, 0, 1, cv2.NORM_MINMAX)
+
+
+def test_a_homography_of_four_corners_is_opencvs():
+    rng = np.random.default_rng(0)
+    corners = np.array([(0, 0), (320, 0), (320, 240), (0, 240)], np.float32)
+    moved = (corners + rng.uniform(-40, 40, (4, 2))).astype(np.float32)
+    ours = adapt_views.from_corners(torch.tensor(corners), torch.tensor(moved))
+    np.testing.assert_allclose(ours, cv2.getPerspectiveTransform(corners, moved), rtol=1e-4, atol=1e-4)
+    xy = torch.tensor(rng.uniform(0, 240, (1, 20, 2)), dtype=torch.float32)
+    theirs = cv2.perspectiveTransform(xy.numpy(), ours.numpy())
+    np.testing.assert_allclose(adapt_views.transfer(ours[None], xy), theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_look_is_opencvs_warp_and_its_mask_ends_with_the_picture(seed):
+    picture = smooth_picture()
+    there = adapt_views.random_homography((64, 80), torch.tensor([64.0, 48.0]), generator(seed))
+    seen, allowed = adapt_views.look(
+        torch.tensor(picture)[None], torch.ones(96, 128, dtype=torch.bool), there, (64, 80)
+    )
+    shift = np.array([(1, 0, 0.5), (0, 1, 0.5), (0, 0, 1.0)])  # OpenCV's first pixel is centred on (0, 0)
+    index = np.linalg.inv(shift) @ there.numpy() @ shift
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    expected = cv2.warpPerspective(picture, index, (80, 64), flags=how)
+    inside = cv2.warpPerspective(np.ones_like(picture), index, (80, 64), flags=how) > 0.99
+    assert (inside == allowed.numpy()).mean() > 0.99
+    np.testing.assert_allclose(seen[0].numpy()[allowed], expected[allowed], atol=0.02)  # its grid has 1/32 px
+
+
+def test_changes_keep_the_range_and_follow_the_generator():
+    images = torch.tensor(smooth_picture())[None, None].repeat(6, 1, 1, 1)
+    once, again = (adapt_views.disturb(images, generator(3)) for _ in range(2))
+    assert torch.equal(once, again) and once.shape == images.shape
+    assert 0 <= float(once.min()) and float(once.max()) <= 1
+    assert all(not torch.equal(once[0], other) for other in once[1:])
+    for turn in (0.0, 0.3, 0.9):
+        kernel = adapt_views._motion(2.5, turn, images)[0, 0]
+        assert float(kernel.sum()) == pytest.approx(1)
+        np.testing.assert_allclose(kernel, kernel.flip(0, 1), atol=1e-6)  # a movement blurs but does not shift
+
+
+class Echo(nn.Module):
+    """Says "keypoint" where the picture is bright: its labels are the bright dots, whatever the warp."""
+
+    def forward(self, images):
+        cells = F.pixel_unshuffle(images, 8) * 12
+        return torch.cat([cells, torch.full_like(cells[:, :1], 5.0)], 1), None
+
+
+def test_labels_are_where_the_network_sees_keypoints_under_every_warp():
+    dots = np.zeros((96, 128), np.float32)
+    true = {(30, 40), (90, 25), (64, 70), (100, 80)}
+    for x, y in true:
+        dots[y, x] = 1
+    dots = cv2.GaussianBlur(dots, (0, 0), 1.2)
+    picture = torch.tensor(dots / dots.max())[None]
+    mask = torch.ones(96, 128, dtype=torch.bool)
+    mask[:, 95:] = False
+    mean = adapt_labels.mean_probability(Echo(), picture, mask, 12, generator(), half=False)
+    found = adapt_labels.label_points(mean, mask, 0.05, 10)
+    assert {tuple(p) for p in (found - 0.5).int().tolist()} == {(30, 40), (90, 25), (64, 70)}
+    assert float(mean[~mask].max()) == 0
+    assert len(adapt_labels.label_points(mean, mask, 0.05, 2)) == 2
