@@ -56,8 +56,10 @@ def place_groups(
     keep = hit.nonzero()[:, 0][torch.randperm(int(hit.sum()), generator=draw)][: 2 * groups]
     target, distance, back = (origin + reach[:, None] * ray)[keep], distance[keep], -ray[keep]
     cameras = _propose(target, distance, back, w, size, draw)
-    good = _judge(caster, cameras, target, distance, size)
-    full = (good.sum(1) >= _LEAST).nonzero()[:, 0][:groups]
+    good, detail = _judge(caster, cameras, target, distance, size)
+    # Of those that have enough cameras, the groups in front of which there is most to see.
+    rank = torch.where(good.sum(1) >= _LEAST, detail, torch.full_like(detail, -1.0)).argsort(descending=True)
+    full = rank[: min(groups, int((good.sum(1) >= _LEAST).sum()))]
     # The good ones of every group first, in the order in which they were drawn.
     order = torch.sort((~good[full]).int(), dim=1, stable=True).indices[:, :PER_GROUP]
     pick = lambda a: torch.stack([a[g][i] for g, i in zip(full.tolist(), order)]) if len(full) else a[:0, :PER_GROUP]
@@ -123,11 +125,16 @@ def _rolled(angle: Tensor) -> Tensor:
     return pose
 
 
-def _judge(caster: VolumeCaster, cameras: Cameras, target: Tensor, distance: Tensor, size: tuple[int, int]) -> Tensor:
-    """bool [G, C]: the camera sees enough tissue, its target among it, and is not stuck in front of a wall."""
+def _judge(
+    caster: VolumeCaster, cameras: Cameras, target: Tensor, distance: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """bool [G, C]: the camera sees enough tissue, its target among it, and is not stuck in front of a wall.
+
+    And float32 [G]: how much the slope of the surface changes from one pixel of the previews to the next.
+    """
     g, c = cameras.good.shape
     if g == 0:
-        return cameras.good
+        return cameras.good, torch.zeros(0)
     w, h = size[0] // _PREVIEW, size[1] // _PREVIEW
     scale = torch.tensor([w / size[0], h / size[1]]).repeat(2)
     buffer = caster.render(
@@ -152,7 +159,9 @@ def _judge(caster: VolumeCaster, cameras: Cameras, target: Tensor, distance: Ten
     )
     free = nearest > 0.25 * distance.repeat_interleave(c)
     clear = opacity.flatten(1).mean(1) > 0.25
-    return (on_target & free & clear & (filled > 0.3)).view(g, c)
+    slope, solid = buffer.normal[:, 2].cpu(), hit[:, :, 1:] & hit[:, :, :-1]
+    change = ((slope[:, :, 1:] - slope[:, :, :-1]).abs() * solid).sum((1, 2)) / solid.sum((1, 2)).clamp(min=1)
+    return (on_target & free & clear & (filled > 0.3)).view(g, c), change.view(g, c).mean(1)
 
 
 def _uniform(draw: torch.Generator, shape, low: float, high: float) -> Tensor:

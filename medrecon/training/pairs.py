@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medrecon.errors import ConfigError
 from medrecon.training import warp
-from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality
+from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality, unit
 from medrecon.training.pool import ViewPool
 
 HOMOGRAPHY, VIEWS, MODALITY = 0, 1, 2
@@ -201,8 +201,9 @@ def _crops(pool, a, b, b_from_a, two, dice: Dice, size: tuple[int, int], pinhole
         stretch[..., side], tip[:, :, side], size,
     )  # fmt: skip
     from_a, from_b = make(anchor_a, scale_a, level, 0), make(anchor_b, scale_b, level + turn, 1)
-    overlap, filled = _measure(pool, a, b, b_from_a, from_a, from_b, size)
-    score = (overlap / _OVERLAP).clamp(max=1) + 0.7 * (filled / 0.4).clamp(max=1) + 0.05 * dice.uniform(0, 1, m)
+    overlap, filled, detail = _measure(pool, a, b, b_from_a, from_a, from_b, size)
+    score = (overlap / _OVERLAP).clamp(max=1) + 0.7 * (filled / 0.4).clamp(max=1) + 0.7 * (detail / 0.1).clamp(max=1)
+    score = score + 0.05 * dice.uniform(0, 1, m)
     best = score.argmax(1)
     row = torch.arange(n, device=device)
     return from_a[row, best], from_b[row, best], scale_a[row, best], scale_b[row, best]
@@ -218,8 +219,8 @@ def _inside(centre: Tensor, scale: Tensor, angle: Tensor, whole: tuple[int, int]
     return torch.minimum(torch.maximum(centre, half), most - half)
 
 
-def _measure(pool, a, b, b_from_a, from_a, from_b, size) -> tuple[Tensor, Tensor]:
-    """float32 [B, M] twice: share of crop A's object seen in crop B; share of crop A that is object."""
+def _measure(pool, a, b, b_from_a, from_a, from_b, size) -> tuple[Tensor, Tensor, Tensor]:
+    """float32 [B, M] each: share of crop A's object seen in crop B; share of crop A that is object; its contrast."""
     n, m = from_a.shape[:2]
     rows, columns = _PROBE
     h, w = size
@@ -229,27 +230,45 @@ def _measure(pool, a, b, b_from_a, from_a, from_b, size) -> tuple[Tensor, Tensor
     _, seen = _crop_to_crop(
         pool, wide(a), wide(b), from_a.reshape(-1, 3, 3), from_b.reshape(-1, 3, 3), wide(b_from_a), probe, size
     )
-    object_, _ = warp.transfer(from_a.reshape(-1, 3, 3), probe)
-    object_ = warp.opaque_at(pool.opacity, wide(a), object_).float().mean(1)
-    return (seen.float().mean(1) / object_.clamp(min=1e-3)).view(n, m), object_.view(n, m)
+    at, _ = warp.transfer(from_a.reshape(-1, 3, 3), probe)
+    solid = warp.opaque_at(pool.opacity, wide(a), at).float()
+    filled = solid.mean(1)
+    grey = _headlit(pool, wide(a), at)
+    mean = (grey * solid).mean(1) / filled.clamp(min=1e-3)
+    contrast = (((grey - mean[:, None]) ** 2 * solid).mean(1) / filled.clamp(min=1e-3)).sqrt()
+    return (seen.float().mean(1) / filled.clamp(min=1e-3)).view(n, m), filled.view(n, m), contrast.view(n, m)
+
+
+def _headlit(pool: ViewPool, view: Tensor, xy: Tensor) -> Tensor:
+    """float32 [B, N], 0..1: grey of the pixels that hold the points [B, N, 2], lit from the camera."""
+    w, h = pool.size
+    at = xy[..., 1].clamp(0, h - 1).long() * w + xy[..., 0].clamp(0, w - 1).long()
+    albedo = pool.albedo.flatten(1)[view[:, None], at].float()
+    facing = pool.normal[:, 2].flatten(1)[view[:, None], at].float()
+    return albedo * -facing.clamp(max=0) / (255 * 127)
 
 
 def _pictures(pool, view, from_crop, scale, b_from_a, kind, draw, size, photometric) -> tuple[Tensor, Tensor]:
     """float32 [2 B, H, W] and bool [2 B, H, W]: the crops A, then the crops B."""
     n, device = len(view), pool.device
     source, front = warp.transfer(from_crop, warp.pixel_centres(size, device).expand(n, -1, 2))
+    depth = pool.depth[view]
     layers = torch.cat(
-        [pool.albedo[view, None] / 255.0, pool.normal[view] / 127.0, pool.opacity[view, None] / 255.0,
-         pool.depth[view, None]], 1,
-    )  # fmt: skip
+        [pool.albedo[view, None], pool.normal[view], pool.opacity[view, None], depth[:, None], (depth > 0)[:, None]], 1
+    )
     crop = warp.resample(layers, source, size, scale)
+    # At an outline the nothing beside it has no say in colour and distance.
+    covered = crop[:, 6].clamp(min=1e-3)
     k = pool.intrinsics[view][:, None]
     ray = torch.cat([(source - k[..., 2:]) / k[..., :2], torch.ones_like(source[..., :1])], -1)
     flat = pool.flat[view]
-    surface = Surface(crop[:, 0], crop[:, 1:4], crop[:, 5], crop[:, 4], ray.transpose(1, 2).reshape(n, 3, *size), flat)
+    surface = Surface(
+        (crop[:, 0] / (255 * covered)).clamp(max=1), crop[:, 1:4], crop[:, 5] / covered, crop[:, 4] / 255,
+        ray.transpose(1, 2).reshape(n, 3, *size), flat,
+    )  # fmt: skip
     mask = (surface.opacity > 0.5) & front.view(n, *size)
     if not photometric:
-        facing = (-torch.nn.functional.normalize(surface.normal, dim=1)[:, 2]).clamp(0, 1)
+        facing = (-unit(surface.normal)[:, 2]).clamp(0, 1)
         plain = surface.albedo * torch.where(
             flat[:, None, None], (surface.opacity > 0).float(), facing * surface.opacity
         )
@@ -263,7 +282,7 @@ def _pictures(pool, view, from_crop, scale, b_from_a, kind, draw, size, photomet
 
 def _suns(b_from_a: Tensor, dice: Dice) -> Tensor:
     """float32 [2 B, 3]: directions to the distant light, in half of the pairs the same in the world for both crops."""
-    sun = torch.nn.functional.normalize(dice.normal(0.7, 3) - torch.tensor([0, 0, 1.0], device=b_from_a.device), dim=1)
+    sun = unit(dice.normal(0.7, 3) - torch.tensor([0, 0, 1.0], device=b_from_a.device))
     a, b = sun.chunk(2)
     same = dice.chance(0.5)[: len(a), :, 0]
     return torch.cat([a, torch.where(same, (b_from_a[:, :3, :3] @ a[..., None])[..., 0], b)])

@@ -74,14 +74,13 @@ def lit(surface: Surface, dice: Dice, sun: Tensor) -> Tensor:
     opacity, z = surface.opacity, surface.depth
     weight = opacity + 1e-6
     middle = ((z * weight).sum((1, 2)) / weight.sum((1, 2)))[:, None, None]
-    normal = F.normalize(surface.normal, dim=1)
-    eye = F.normalize(-surface.ray, dim=1)
+    normal, eye = unit(surface.normal), unit(-surface.ray)
     # A lamp beside the camera, in units of the distance of what it shines on, or the sun.
     near = dice.chance(0.65)[:, None]
     at = torch.cat([dice.normal(0.18, 2, 1, 1), dice.uniform(-0.1, 0.15, 1, 1, 1)], 1) * middle[:, None]
     reach = at - surface.ray * z[:, None]
     reach = torch.where(near, reach, sun[:, :, None, None].expand_as(reach))
-    away = reach.norm(dim=1).clamp(min=1e-6)
+    away = (reach * reach).sum(1).clamp(min=1e-6).sqrt()
     light = reach / away[:, None]
     power = torch.where(dice.chance(0.6), 2.0, 0.0)  # a renderer's headlight does not fall off
     fall = torch.where(near[:, 0], (middle / away.clamp(min=1.0)).clamp(max=4.0) ** power, torch.ones_like(away))
@@ -89,7 +88,7 @@ def lit(surface: Surface, dice: Dice, sun: Tensor) -> Tensor:
     # Wrapped a little where tissue lets light through.
     wrap = dice.uniform(0, 0.3) * dice.chance(0.4)
     diffuse = ((facing + wrap) / (1 + wrap)).clamp(min=0)
-    shine = (normal * F.normalize(light + eye, dim=1)).sum(1).clamp(0, 1) ** torch.exp(dice.uniform(2.0, 4.6))
+    shine = (normal * unit(light + eye)).sum(1).clamp(0, 1) ** torch.exp(dice.uniform(2.0, 4.6))
     glare = dice.uniform(0.0, 1.0) * dice.chance(0.55) * shine * (facing > 0)
     ambient = dice.uniform(0.02, 0.35)
     picture = surface.albedo * (ambient + (1 - ambient) * diffuse * fall) + glare * fall.clamp(max=1.5)
@@ -97,6 +96,11 @@ def lit(surface: Surface, dice: Dice, sun: Tensor) -> Tensor:
     picture = picture * (dice.uniform(0.3, 0.55) / mean.clamp(min=1e-3)).clamp(0.3, 4.0)
     ground = dice.uniform(0, 0.6) * dice.chance(0.2)
     return torch.where(flat, surface.albedo * (opacity > 0), picture * opacity + ground * (1 - opacity))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors along axis 1 at length 1; 0 stays 0. (Several times faster than torch's norm over a short axis.)"""
+    return vectors * (vectors * vectors).sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 
 def other_modality(picture: Tensor, dice: Dice, which: Tensor) -> Tensor:
@@ -135,20 +139,20 @@ def disturbed(picture: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
         torch.linspace(-1, 1, h, device=device), torch.linspace(-1, 1, w, device=device) * w / h, indexing="ij"
     )
     uneven = F.interpolate(dice.normal(0.5, 1, 4, 5), (h, w), mode="bicubic", align_corners=True)[:, 0]
-    picture = picture * torch.exp(dice.uniform(0, 0.8) * dice.chance(0.35) * uneven)
+    picture = picture * torch.exp(dice.uniform(0, 0.7) * dice.chance(0.25) * uneven)
     radius2 = (x - dice.normal(0.15)) ** 2 + (y - dice.normal(0.15)) ** 2
     picture = picture * (1 - dice.uniform(0, 0.45) * dice.chance(0.4) * radius2 / (1 + (w / h) ** 2)).clamp(min=0)
     clear = torch.ones_like(picture)
     for _ in range(_BLOBS):
-        cover = _blob(x, y, dice) * dice.chance(0.12)
+        cover = _blob(x, y, dice) * dice.chance(0.08)
         picture = picture * (1 - cover) + cover * torch.where(dice.chance(0.3), 1.0, dice.uniform(0, 0.7))
         clear = torch.minimum(clear, 1 - cover)
     # The round picture of an endoscope.
     rim = ((dice.uniform(0.95, 1.25) - radius2.sqrt()) * h / 4).clamp(0, 1)
-    rim = torch.where(dice.chance(0.08), rim, torch.ones_like(rim))
+    rim = torch.where(dice.chance(0.05), rim, torch.ones_like(rim))
     picture, clear = picture * rim, torch.minimum(clear, rim)
     picture = _blurred(picture, dice)
-    sigma = dice.uniform(0, 0.035) * dice.chance(0.7)
+    sigma = dice.uniform(0, 0.03) * dice.chance(0.6)
     shot = dice.uniform(0, 0.05) * dice.chance(0.3)
     noise = torch.randn(picture.shape, generator=dice.generator, device=device)
     picture = picture + noise * (sigma + shot * picture.clamp(min=0).sqrt())
@@ -170,7 +174,7 @@ def _blurred(picture: Tensor, dice: Dice) -> Tensor:
     r = torch.arange(_BLUR, device=device) - _BLUR // 2
     v, u = torch.meshgrid(r.float(), r.float(), indexing="ij")
     angle = dice.uniform(0, math.pi)
-    wide = 0.15 + dice.uniform(0, 1.6) * dice.chance(0.35)
+    wide = 0.15 + dice.uniform(0, 1.3) * dice.chance(0.35)
     long = wide + dice.uniform(0, 2.0) * dice.chance(0.15)
     along, across = u * angle.cos() + v * angle.sin(), v * angle.cos() - u * angle.sin()
     kernel = torch.exp(-0.5 * ((along / long) ** 2 + (across / wide) ** 2))

@@ -23,8 +23,9 @@ from medrecon.errors import InputError
 from medrecon.training import cameras
 from medrecon.training.raycast import Ramp, VolumeCaster, sample_volume
 from medrecon.training.shards import Shard, read_shards
+from medrecon.training.texture import SolidTexture, wavelength
 
-_VERSION = 1  # of everything that decides the pictures; cached pools of another version are rendered again
+_VERSION = 2  # of everything that decides the pictures; cached pools of another version are rendered again
 _SHARE_VIEWS, _SHARE_SLICES = 0.65, 0.2  # the rest are photographs
 _GROUPS_PER_CASTER = 3  # groups that share an opacity ramp, and so a map of empty space
 _NORMAL = 127.0  # int8 of a unit component
@@ -42,7 +43,9 @@ _MR_RAMPS = {
     "skin": ((0.08, 0.2), (0.05, 0.2), (0.3, 1.0), (0.5, 1.0)),
     "brain": ((0.3, 0.45), (0.08, 0.25), (0.2, 1.0), (0.8, 1.0)),
 }
+# Share of the groups that look from within the body, and of those that get a texture.
 _INSIDE = {"airway": 0.6, "skin": 0.15, "vessels": 0.15, "bone": 0.1, "brain": 0.0}
+_TEXTURED = {"airway": 0.8, "skin": 0.8, "vessels": 0.4, "bone": 0.4, "brain": 0.5}
 # Windows of CT slices in HU: centre, width; each is varied by a quarter.
 _CT_WINDOWS = ((40, 400), (-550, 1500), (400, 1800), (60, 180), (0, 900))
 
@@ -212,9 +215,9 @@ class _Builder:
             placed = cameras.place_groups(caster, wanted, self.size, _INSIDE[preset], draw)
             fruitless = 0 if len(placed.good) else fruitless + 1
             if len(placed.good):
-                left -= self._render(caster, placed, top, draw)
+                left -= self._render(caster, placed, top, preset, draw)
 
-    def _render(self, caster: VolumeCaster, placed: cameras.Cameras, top: float, draw: torch.Generator) -> int:
+    def _render(self, caster: VolumeCaster, placed: cameras.Cameras, top: float, preset: str, draw) -> int:
         good = placed.good
         group = torch.arange(len(good))[:, None].expand_as(good)[good]
         intrinsics, pose = placed.intrinsics[good].to(self.device), placed.cam_from_world[good].to(self.device)
@@ -225,6 +228,7 @@ class _Builder:
         )
         share = ((buffer.value - caster.ramp.low) / max(top - caster.ramp.low, 1.0)).clamp(0, 1) ** gamma
         grey = (floor + (1 - floor) * share) * (buffer.opacity > 0)
+        self._paint(grey, buffer.depth, intrinsics, pose, group, preset, draw)
         self.parts.append(
             {
                 "albedo": _bytes(grey),
@@ -238,6 +242,21 @@ class _Builder:
             }
         )
         return len(group)
+
+    def _paint(self, grey, depth, intrinsics, pose, group, preset: str, draw: torch.Generator) -> None:
+        """Give the surfaces of most groups a texture, in place."""
+        for g in range(int(group.max()) + 1):
+            views = (group == g).nonzero()[:, 0].to(self.device)
+            if torch.rand(1, generator=draw).item() >= _TEXTURED[preset]:
+                continue
+            z, k, m = depth[views], intrinsics[views][:, :, None, None], pose[views]
+            hit = z > 0
+            texture = SolidTexture(wavelength(float(z[hit].median()), float(k[0, 0]), draw), draw, self.device)
+            y, x = torch.meshgrid(*(torch.arange(n, device=self.device) + 0.5 for n in z.shape[1:]), indexing="ij")
+            point = torch.stack([(x - k[:, 2]) / k[:, 0] * z, (y - k[:, 3]) / k[:, 1] * z, z], -1).flatten(1, 2)
+            point = (point - m[:, None, :3, 3]) @ m[:, :3, :3]
+            factor = torch.where(hit, texture(point.reshape(-1, 3)).view_as(z), torch.ones_like(z))
+            grey[views] = grey[views] * factor
 
     def _add_slices(self, shard: Shard, n: int, draw: torch.Generator) -> None:
         """Oblique slices, half of them nearly along the axes, each under a window of its own."""
@@ -266,7 +285,8 @@ class _Builder:
                 continue
             solid = F.max_pool2d(solid[None].float(), 7, 1, 3)[0] > 0  # outlines belong to what they surround
             picture = _bytes(((values - low) / (high - low)).clamp(0, 1) * within)
-            if picture[solid].float().std() < 12:  # a window that shows nothing
+            seen = picture[solid].float()
+            if seen.std() < 20 or ((seen < 3) | (seen > 252)).float().mean() > 0.5:  # a window that shows nothing
                 continue
             pictures.append(picture)
             solids.append(solid)

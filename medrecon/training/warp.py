@@ -142,7 +142,5 @@ def resample(images: Tensor, source: Tensor, size: tuple[int, int], scale: Tenso
     height, width = images.shape[2:]
     whole = torch.tensor([width, height], dtype=torch.float32, device=images.device)
     grid = (source / whole * 2 - 1).view(-1, *size, 2)
-    share = (scale.log2().clamp(0, 1))[:, None, None, None]
-    blurred = F.avg_pool2d(images, 2)  # halved
-    blurred = F.interpolate(blurred, (height, width), mode="bilinear", align_corners=False)
-    return F.grid_sample(images.lerp(blurred, share), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    look = lambda pictures: F.grid_sample(pictures, grid, padding_mode="zeros", align_corners=False)
+    return look(images).lerp(look(F.avg_pool2d(images, 2)), scale.log2().clamp(0, 1)[:, None, None, None])
