@@ -186,11 +186,11 @@ def _labelled(
         if name in kept:
             xy = torch.from_numpy(kept[name]).to(device)
         else:
-            generator = torch.Generator().manual_seed(settings.seed * 100_003 + i)
+            generator = torch.Generator(device).manual_seed(settings.seed * 100_003 + i)
             mean = mean_probability(network, picture, use, settings.label_warps, generator, half)
             xy = label_points(mean, use, settings.label_threshold, settings.label_count)
         points[name] = xy.cpu().numpy()
-        out.append(Labelled(picture, use, xy, torch.from_numpy(mask)))
+        out.append(Labelled(picture, use, xy))
         display.advance(1, labels=len(xy))
     if not kept:
         write_npz(path, points)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
-from medrecon.training.adapt_views import look, random_homography
+from medrecon.training.adapt_views import look, random_crop
 from medrecon.training.detector import peaks
 from medrecon.training.keypoints import score_maps
+from medrecon.training.warp import inverse
 
 
 @torch.no_grad()
@@ -25,24 +26,23 @@ def mean_probability(
     Args:
         picture: float32 [1, H, W] in 0..1.
         mask: bool [H, W]; elsewhere the result is 0.
-        generator: on the CPU.
+        generator: on the picture's device.
         half: bfloat16 for the convolutions.
     """
     _, height, width = picture.shape
     crop = height // CELL_PX * CELL_PX, width // CELL_PX * CELL_PX
-    middle = torch.tensor([width / 2, height / 2])
+    middle = torch.tensor([crop[1] / 2, crop[0] / 2], device=picture.device)
     everywhere = torch.ones_like(mask)
     total = torch.zeros((height, width), device=picture.device)
     count = torch.zeros_like(total)
     for k in range(warps + 1):
-        there = torch.eye(3) if k == 0 else random_homography(crop, middle, generator, 0.8)
-        there = there.to(picture.device)
+        there = torch.eye(3, device=picture.device) if k == 0 else random_crop(crop, middle, generator, 0.8)
         seen, valid = look(picture, everywhere, there, crop)
         with torch.autocast(picture.device.type, torch.bfloat16, enabled=half):
             logits, _ = network(seen[None].contiguous(memory_format=torch.channels_last))
-        back = torch.linalg.inv(there)
+        back = inverse(there)
         score, _ = look(score_maps(logits), everywhere[: crop[0], : crop[1]], back, (height, width))
-        # Near the rim of what a look shows the network sees its mirror image: those places do not count.
+        # At the rim of what a look shows there are false edges: those places do not count.
         inner = torch.zeros_like(valid)
         inner[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX] = valid[CELL_PX:-CELL_PX, CELL_PX:-CELL_PX]
         _, known = look(valid[None].float(), inner, back, (height, width))

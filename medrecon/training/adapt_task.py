@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from medrecon.errors import ConfigError
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
-from medrecon.training.adapt_views import Looks, disturb, look, random_centre, random_homography, transfer
+from medrecon.training.adapt_views import disturb, look, random_centre, random_crop
 from medrecon.training.descriptor import draw_points, matching_loss, sample
 from medrecon.training.detector import label_loss, soft_labels
 from medrecon.training.settings import flat
+from medrecon.training.warp import inverse, transfer
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,20 @@ class Labelled:
     picture: Tensor
     mask: Tensor
     points: Tensor
-    mask_on_cpu: Tensor = field(repr=False)
+
+
+class Looks(NamedTuple):
+    """B crops of pictures.
+
+    Attributes:
+        images: float32 [B, H, W] in 0..1.
+        masks: bool [B, H, W], True = shows something that may be used.
+        picture_from_crop: [B, 3, 3].
+    """
+
+    images: Tensor
+    masks: Tensor
+    picture_from_crop: Tensor
 
 
 class AdaptTask:
@@ -138,27 +152,26 @@ class AdaptTask:
 
     def _generator(self, kind: str, step: int) -> torch.Generator:
         digest = hashlib.sha256(f"{self.settings.seed} {kind} {step}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        device = self.started[0].device
+        return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
 
     def _pairs(self, pictures: list[Labelled], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses and figures of random pairs of looks at random pictures."""
-        c = self.settings
-        chosen = [pictures[int(torch.randint(len(pictures), (1,), generator=generator))] for _ in range(c.pairs)]
-        centres = [random_centre(p.mask_on_cpu, generator) for p in chosen]
+        c, device = self.settings, generator.device
+        chosen = torch.randint(len(pictures), (c.pairs,), generator=generator, device=device).tolist()
+        chosen = [pictures[i] for i in chosen]
+        centres = [random_centre(p.mask, generator) for p in chosen]
         a, b = (self._look(chosen, centres, generator) for _ in range(2))
-        images = torch.cat([disturb(a.images, generator), disturb(b.images, generator)])
-        logits, cells = self.network(images.contiguous(memory_format=torch.channels_last))
-        points = [_points_in(look_, chosen) for look_ in (a, b)]
-        tops = torch.cat(points)
+        images, clear = disturb(torch.cat([a.images, b.images]), generator)
+        a, b = a._replace(masks=a.masks & clear[: c.pairs]), b._replace(masks=b.masks & clear[c.pairs :])
+        logits, cells = self.network(images[:, None].contiguous(memory_format=torch.channels_last))
+        tops = torch.cat([_points_in(looks, chosen) for looks in (a, b)])
         labels = soft_labels(tops.float() * 20, tops, floor=10.0, softness=1.0, sigma_px=0.5)
         detector = label_loss(logits, labels, torch.cat([a.masks, b.masks]))
 
-        device_generator = torch.Generator(images.device).manual_seed(
-            int(torch.randint(2**31, (1,), generator=generator))
-        )
-        xy_a = draw_points(points[0], a.masks, c.corners, c.others, device_generator)
-        xy_b = transfer(torch.linalg.inv(b.picture_from_crop) @ a.picture_from_crop, xy_a)
-        valid = _allowed(a.masks, xy_a) & _allowed(b.masks, xy_b)
+        xy_a = draw_points(tops[: c.pairs], a.masks, c.corners, c.others, generator)
+        xy_b, front = transfer(inverse(b.picture_from_crop) @ a.picture_from_crop, xy_a)
+        valid = front & _allowed(a.masks, xy_a) & _allowed(b.masks, xy_b)
         described = cells[: c.pairs], cells[c.pairs :]
         pairs = [sample(m, xy) for m, xy in zip(described, (xy_a, xy_b))]
         descriptor, accuracy = matching_loss(*pairs, xy_a, xy_b, valid, self.scale[0].exp())
@@ -168,11 +181,12 @@ class AdaptTask:
     def _look(self, pictures: list[Labelled], centres: list[Tensor], generator: torch.Generator) -> Looks:
         crop = self.settings.crop_px
         images, masks, warps = [], [], []
+        spread = torch.tensor(crop[::-1], device=generator.device) / 4
         for picture, centre in zip(pictures, centres):
-            shift = (torch.rand(2, generator=generator) - 0.5) * torch.tensor(crop[::-1]) / 4
-            there = random_homography(crop, centre + shift, generator).to(picture.picture.device)
+            shift = (torch.rand(2, generator=generator, device=generator.device) - 0.5) * spread
+            there = random_crop(crop, centre + shift, generator)
             image, mask = look(picture.picture, picture.mask, there, crop)
-            images.append(image)
+            images.append(image[0])
             masks.append(mask)
             warps.append(there)
         return Looks(torch.stack(images), torch.stack(masks), torch.stack(warps))
@@ -183,8 +197,8 @@ def _points_in(looks: Looks, pictures: list[Labelled]) -> Tensor:
     height, width = looks.masks.shape[1:]
     out = torch.zeros_like(looks.masks)
     for i, picture in enumerate(pictures):
-        xy = transfer(torch.linalg.inv(looks.picture_from_crop[i]), picture.points)
-        at = xy[((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(1)].long()
+        xy, front = transfer(inverse(looks.picture_from_crop[i]), picture.points)
+        at = xy[front & ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(1)].long()
         out[i, at[:, 1], at[:, 0]] = True
     return out & looks.masks
 
