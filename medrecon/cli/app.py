@@ -10,7 +10,7 @@ import typer
 
 def build():
     """The click command of everything.  A plugin whose commands break is reported and left out."""
-    from medrecon.cli import assets, bench, inspect, runs, tools
+    from medrecon.cli import assets, bench, inspect, runs, tools, train
     from medrecon.plugins.manager import plugins
 
     app = typer.Typer(
@@ -22,7 +22,7 @@ def build():
         epilog="First steps: `medrecon demo`, then `medrecon reconstruct VIDEO.mp4 --preset endoscopy --out runs/1`.",
     )
     app.callback()(_root)
-    for module in (runs, tools, inspect, assets, bench):
+    for module in (runs, tools, inspect, assets, bench, train):
         module.add(app)
     for problem in plugins().notify("medrecon_commands", cli=app):
         print(f"plugin {problem.plugin}: {problem.cause}", file=sys.stderr)

@@ -184,14 +184,15 @@ def _labelled(
         picture = torch.from_numpy(grey).to(device)[None].float() / 255
         use, name = torch.from_numpy(mask).to(device), str(i)
         if name in kept:
-            xy = torch.from_numpy(kept[name]).to(device)
+            found = torch.from_numpy(kept[name]).to(device)
         else:
             generator = torch.Generator(device).manual_seed(settings.seed * 100_003 + i)
             mean = mean_probability(network, picture, use, settings.label_warps, generator, half)
-            xy = label_points(mean, use, settings.label_threshold, settings.label_count)
-        points[name] = xy.cpu().numpy()
-        out.append(Labelled(picture, use, xy))
-        display.advance(1, labels=len(xy))
+            xy, strengths = label_points(mean, use, settings.label_threshold, settings.label_count)
+            found = torch.cat([xy, strengths[:, None]], 1)
+        points[name] = found.cpu().numpy()
+        out.append(Labelled(picture, use, found[:, :2], found[:, 2]))
+        display.advance(1, labels=len(found))
     if not kept:
         write_npz(path, points)
     if not sum(len(p) for p in points.values()):
@@ -251,7 +252,7 @@ def advice(verdict: str, summary: dict[str, Any], n_learn: int) -> list[str]:
         return ["use the adapted weights on pictures of this kind; on others measure first"]
     out = ["keep the starting weights for this material"]
     if verdict == "worse":
-        out.append("learn more gently: --set learn.learning_rate=3e-5, --set learn.pull=0.1")
+        out.append("learn more gently: --set learn.learning_rate=1e-5, --set learn.pull=1")
     if summary["steps"] < 500:
         out.append(f"train longer: {summary['steps']} steps are few (--minutes)")
     if n_learn < 30:

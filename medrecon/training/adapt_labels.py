@@ -2,12 +2,15 @@
 """Where the starting weights find keypoints again and again: homographic adaptation.
 
 DeTone et al., "SuperPoint" (CVPRW 2018, arXiv 1712.07629), section 5: the network's probabilities under many random
-homographies, carried back and averaged; maxima of the mean are the labels. Torch alone.
+homographies, carried back and averaged; maxima of the mean are the labels. Unlike there a label is not simply true: it
+keeps its mean probability, down to very small ones. Where every weak keypoint is taught to be none, their order is
+lost, and with it what a fixed number of keypoints repeats. Torch alone.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
@@ -51,9 +54,13 @@ def mean_probability(
     return total / count.clamp(min=1) * mask
 
 
-def label_points(probability: Tensor, mask: Tensor, threshold: float, count: int) -> Tensor:
-    """xy float32 [K, 2] px of the strongest ``count`` maxima above the threshold, best first."""
+def label_points(probability: Tensor, mask: Tensor, threshold: float, count: int) -> tuple[Tensor, Tensor]:
+    """xy float32 [K, 2] px of the strongest ``count`` maxima above the threshold, best first, and strengths [K].
+
+    A strength is the probability of the 3 x 3 pixels round the maximum: under random warps a keypoint moves by a pixel.
+    """
     top = peaks(probability[None], mask[None])[0] & (probability > threshold)
     at = top.nonzero()
-    best = probability[at[:, 0], at[:, 1]].argsort(descending=True, stable=True)[:count]
-    return at[best].flip(1) + 0.5
+    best = at[probability[at[:, 0], at[:, 1]].argsort(descending=True, stable=True)[:count]]
+    around = F.avg_pool2d(probability[None, None], 3, 1, 1)[0, 0] * 9
+    return best.flip(1) + 0.5, around[best[:, 0], best[:, 1]].clamp(1e-6, 1 - 1e-6)

@@ -32,9 +32,10 @@ class LearnSettings:
         crop_px: (height, width) of the looks, multiples of 8.
         pairs: of looks, in each step.
         label_warps: homographies over which the labels are averaged.
-        label_threshold: least mean probability of a label.
+        label_threshold: least mean probability of a label; small, as labels keep how probable they are.
         label_count: labels of a picture at most.
-        corners, others: points of a pair whose descriptors are compared: labels, and random pixels.
+        corner_strength: least strength of a label whose descriptor is compared.
+        corners, others: points of a pair whose descriptors are compared: such labels, and random pixels.
         learning_rate: at its height.
         detector: weight of the detector's loss beside the descriptors'.
         pull: weight of the squared distance of all weights from where they began (Li et al., "Explicit inductive bias
@@ -46,13 +47,14 @@ class LearnSettings:
     crop_px: tuple[int, int] = (240, 320)
     pairs: int = 4
     label_warps: int = 24
-    label_threshold: float = 0.015
-    label_count: int = 1000
+    label_threshold: float = 0.0005
+    label_count: int = 2000
+    corner_strength: float = 0.015
     corners: int = 192
     others: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-5
     detector: float = 0.5
-    pull: float = 0.01
+    pull: float = 0.1
     temperature: float = 20.0
     seed: int = 0
 
@@ -73,11 +75,13 @@ class Labelled:
         picture: float32 [1, H, W] in 0..1.
         mask: bool [H, W], True = use.
         points: float32 [K, 2] px.
+        strengths: float32 [K], mean probability of a keypoint there, above 0 and below 1.
     """
 
     picture: Tensor
     mask: Tensor
     points: Tensor
+    strengths: Tensor
 
 
 class Looks(NamedTuple):
@@ -165,11 +169,12 @@ class AdaptTask:
         images, clear = disturb(torch.cat([a.images, b.images]), generator)
         a, b = a._replace(masks=a.masks & clear[: c.pairs]), b._replace(masks=b.masks & clear[c.pairs :])
         logits, cells = self.network(images[:, None].contiguous(memory_format=torch.channels_last))
-        tops = torch.cat([_points_in(looks, chosen) for looks in (a, b)])
-        labels = soft_labels(tops.float() * 20, tops, floor=10.0, softness=1.0, sigma_px=0.5)
+        strength = torch.cat([_strength_in(looks, chosen) for looks in (a, b)])
+        labels = soft_labels(strength.logit(1e-6), strength > 0, floor=0.0, softness=1.0, sigma_px=0.5)
         detector = label_loss(logits, labels, torch.cat([a.masks, b.masks]))
 
-        xy_a = draw_points(tops[: c.pairs], a.masks, c.corners, c.others, generator)
+        corners = strength[: c.pairs] > c.corner_strength
+        xy_a = draw_points(corners, a.masks, c.corners, c.others, generator)
         xy_b, front = transfer(inverse(b.picture_from_crop) @ a.picture_from_crop, xy_a)
         valid = front & _allowed(a.masks, xy_a) & _allowed(b.masks, xy_b)
         described = cells[: c.pairs], cells[c.pairs :]
@@ -192,15 +197,17 @@ class AdaptTask:
         return Looks(torch.stack(images), torch.stack(masks), torch.stack(warps))
 
 
-def _points_in(looks: Looks, pictures: list[Labelled]) -> Tensor:
-    """bool [B, H, W]: the pixels of each crop that hold a label of its picture."""
+def _strength_in(looks: Looks, pictures: list[Labelled]) -> Tensor:
+    """float32 [B, H, W]: the strength of the label in each pixel of the crops, 0 where there is none."""
     height, width = looks.masks.shape[1:]
-    out = torch.zeros_like(looks.masks)
+    out = torch.zeros(looks.masks.shape, device=looks.masks.device)
     for i, picture in enumerate(pictures):
         xy, front = transfer(inverse(looks.picture_from_crop[i]), picture.points)
-        at = xy[front & ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(1)].long()
-        out[i, at[:, 1], at[:, 0]] = True
-    return out & looks.masks
+        inside = front & ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(1)
+        at = xy[inside].long()
+        index = at[:, 1] * width + at[:, 0]
+        out[i].view(-1).scatter_reduce_(0, index, picture.strengths[inside], "amax")
+    return out * looks.masks
 
 
 def _allowed(masks: Tensor, xy: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ section for each kind of training, so that one file describes a detector and the
 
     version: 1
     recipe: cpu
-    superpoint: {batch: 4}
+    superpoint: {batch: 4, schedule: {minutes: 30}}
     superglue: {layers: 6}
 """
 
@@ -25,9 +25,10 @@ from pydantic import TypeAdapter, ValidationError
 from medrecon.config import yaml_file
 from medrecon.config.run_config import merge, parse_override
 from medrecon.errors import ConfigError
+from medrecon.training.settings import Schedule
 
 RECIPES = Path(__file__).parent / "recipes"
-SECTIONS = ("data", "superpoint", "superglue", "adapt")
+SECTIONS = ("superpoint", "superglue", "adapt")
 VERSION = 1
 
 T = TypeVar("T")
@@ -39,16 +40,26 @@ def recipe_names() -> list[str]:
 
 
 def load_settings(
-    kind: type[T], section: str, file: Path | None = None, recipe: str | None = None, overrides: Iterable[str] = ()
-) -> T:
-    """Settings of one training.
+    kind: type[T],
+    section: str,
+    file: Path | None = None,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+    schedule: Schedule | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+) -> tuple[T, Schedule]:
+    """Settings of one training, and its length.
 
     Args:
         kind: the dataclass of the settings; what no one sets has its default.
-        section: key of the file and of the recipe that holds them, one of ``SECTIONS``.
+        section: key of the file and of the recipe that holds them, one of ``SECTIONS``; its key ``schedule`` holds the
+            schedule's.
         file: YAML file, or None.
         recipe: name of a recipe to start from; None: the one that the file names, else the defaults.
         overrides: "key=value" or "part.key=value" below the section, applied last.
+        schedule: what is not set of the schedule is as here.
+        steps, minutes: at most one of them; takes the place of either in the file.
 
     Raises:
         ConfigError: for anything unknown, misspelt, duplicated or of another type, naming file, line and key.
@@ -61,10 +72,42 @@ def load_settings(
     recipe = recipe or data.get("recipe")
     given = _section(data, section, name)
     if recipe is not None:
-        given = merge(_section(_recipe(recipe), section, f"recipe {recipe}"), given)
+        given = _merged(_section(_recipe(recipe), section, f"recipe {recipe}"), given)
     for text in overrides:
-        given = merge(given, parse_override(text))
-    return build(kind, given, section, lambda path: _place(name, lines.get((section, *path))))
+        given = _merged(given, parse_override(text))
+    if steps is not None or minutes is not None:
+        given = _merged(given, {"schedule": {"steps": steps, "minutes": minutes}})
+    length = given.pop("schedule", None)
+
+    def place(*prefix: str):
+        return lambda path: _place(name, lines.get((section, *prefix, *path)))
+
+    if length is not None and not isinstance(length, Mapping):
+        raise ConfigError(f"{place()(('schedule',))}{section}.schedule must be a mapping", "schedule: {minutes: 10}")
+    start = {f.name: getattr(schedule, f.name) for f in fields(Schedule)} if schedule else {}
+    whole = {**start, **_one_length(length or {})}
+    return build(kind, given, section, place()), build(Schedule, whole, f"{section}.schedule", place("schedule"))
+
+
+def source_options(overrides: Iterable[str]) -> dict[str, Any]:
+    """ "key=value" texts as options of a source.  Raises ConfigError naming the text."""
+    out: dict[str, Any] = {}
+    for text in overrides:
+        out = merge(out, parse_override(text))
+    return out
+
+
+def _one_length(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Who gives steps wants no minutes, and the other way round."""
+    other = {"steps": "minutes", "minutes": "steps"}
+    return {**{o: None for k, o in other.items() if given.get(k) is not None and given.get(o) is None}, **given}
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` on top of ``base``; of two lengths of a training the one on top stays."""
+    if isinstance(over.get("schedule"), Mapping):
+        over = {**over, "schedule": _one_length(over["schedule"])}
+    return merge(base, over)
 
 
 def build(kind: type[T], given: Mapping[str, Any], where: str, place=lambda path: "") -> T:
@@ -87,7 +130,9 @@ def build(kind: type[T], given: Mapping[str, Any], where: str, place=lambda path
             shown = repr(error["input"])
             got = f" (got {shown})" if path and len(shown) < 60 else ""
             causes.append(f"{place(path)}{'.'.join((where, *path))}: {error['msg']}{got}")
-        raise ConfigError("; ".join(causes), "`medrecon train settings` prints every key with its default") from None
+        raise ConfigError(
+            "; ".join(causes), f"`medrecon train settings {where.partition('.')[0]}` prints every key"
+        ) from None
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 
 from medrecon.errors import ConfigError
 from medrecon.features.superpoint_network import SuperpointNetwork, SuperpointNetworkConfig
-from medrecon.training.adapt_task import AdaptTask, Labelled, LearnSettings, Looks, _allowed, _points_in
+from medrecon.training.adapt_task import AdaptTask, Labelled, LearnSettings, Looks, _allowed, _strength_in
 from medrecon.training.settings import Schedule
 from medrecon.training.trainer import train
 
@@ -23,7 +23,7 @@ def labelled(seed, mask=None):
     picture = np.clip(cv2.GaussianBlur(rng.random((80, 112), np.float32), (0, 0), 2) * 4 - 1.5, 0, 1)
     mask = torch.ones(80, 112, dtype=torch.bool) if mask is None else mask
     points = torch.tensor(rng.uniform(8, 72, (30, 2)), dtype=torch.float32)
-    return Labelled(torch.from_numpy(picture)[None], mask, points)
+    return Labelled(torch.from_numpy(picture)[None], mask, points, torch.linspace(0.9, 0.02, 30))
 
 
 def task(settings=SETTINGS, seed=0):
@@ -54,14 +54,15 @@ def test_training_lowers_the_loss_and_the_pull_holds_the_weights(tmp_path):
 
 
 def test_labels_move_with_the_crop_and_stay_inside_the_mask():
+    xy = torch.tensor([(20.5, 30.5), (40.5, 30.5), (70.5, 60.5), (20.8, 30.9)])  # the last shares the first's pixel
     picture = labelled(0)
-    picture = Labelled(picture.picture, picture.mask, torch.tensor([(20.5, 30.5), (40.5, 30.5), (70.5, 60.5)]))
+    picture = Labelled(picture.picture, picture.mask, xy, torch.tensor([0.5, 0.6, 0.7, 0.1]))
     shift = torch.eye(3)
     shift[0, 2], shift[1, 2] = 10, 20  # crop pixel (0, 0) is picture pixel (10, 20)
     masks = torch.ones(1, 32, 48, dtype=torch.bool)
     masks[0, 10, 30] = False  # hides the second
-    found = _points_in(Looks(torch.zeros(1, 32, 48), masks, shift[None]), [picture])
-    assert found.nonzero().tolist() == [[0, 10, 10]]
+    found = _strength_in(Looks(torch.zeros(1, 32, 48), masks, shift[None]), [picture])
+    assert found.nonzero().tolist() == [[0, 10, 10]] and float(found[0, 10, 10]) == 0.5
 
 
 def test_points_outside_or_hidden_are_no_pairs():

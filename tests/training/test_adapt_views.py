@@ -67,13 +67,15 @@ def test_labels_are_where_the_network_sees_keypoints_under_every_warp():
     dots = np.zeros((96, 128), np.float32)
     true = {(30, 40), (90, 25), (64, 70), (100, 80)}
     for x, y in true:
-        dots[y, x] = 1
+        dots[y, x] = 0.5 if x == 64 else 1
     dots = cv2.GaussianBlur(dots, (0, 0), 1.2)
     picture = torch.tensor(dots / dots.max())[None]
     mask = torch.ones(96, 128, dtype=torch.bool)
     mask[:, 95:] = False
     mean = adapt_labels.mean_probability(Echo(), picture, mask, 12, generator(), half=False)
-    found = adapt_labels.label_points(mean, mask, 0.05, 10)
+    found, strengths = adapt_labels.label_points(mean, mask, 0.01, 10)
     assert {tuple(p) for p in (found - 0.5).int().tolist()} == {(30, 40), (90, 25), (64, 70)}
     assert float(mean[~mask].max()) == 0
-    assert len(adapt_labels.label_points(mean, mask, 0.05, 2)) == 2
+    for (x, y), strength in zip((found - 0.5).int().tolist(), strengths.tolist()):
+        assert strength == pytest.approx(min(1.0, float(mean[y - 1 : y + 2, x - 1 : x + 2].sum())), rel=1e-4)
+    assert len(adapt_labels.label_points(mean, mask, 0.01, 2)[0]) == 2

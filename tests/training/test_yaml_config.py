@@ -9,6 +9,8 @@ import pytest
 
 from medrecon.errors import ConfigError
 from medrecon.training import yaml_config
+from medrecon.training.kinds import settings_class
+from medrecon.training.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ class Settings:
 def load(tmp_path, text, *overrides):
     file = tmp_path / "t.yaml"
     file.write_text(text)
-    return yaml_config.load_settings(Settings, "superpoint", file, overrides=overrides)
+    return yaml_config.load_settings(Settings, "superpoint", file, overrides=overrides)[0]
 
 
 def test_defaults_file_and_overrides_in_this_order(tmp_path):
-    assert yaml_config.load_settings(Settings, "superpoint") == Settings()
+    assert yaml_config.load_settings(Settings, "superpoint") == (Settings(), Schedule())
     text = "version: 1\nsuperpoint: {batch: 2, inner: {widths: [3, 5]}, maybe: {rate: 2}}\nsuperglue: {batch: 9}\n"
     found = load(tmp_path, text, "inner.rate=1e-4", "name=a")
     assert found == Settings(2, Inner((3, 5), 1e-4), Inner(rate=2.0), "a")
@@ -74,8 +76,25 @@ def test_unknown_override_is_named(tmp_path):
         yaml_config.load_settings(Settings, "superpoint", overrides=["inner.widhts=[1, 2]"])
 
 
-def test_every_recipe_of_the_package_is_sound():
+def test_the_length_given_last_counts(tmp_path):
+    file = tmp_path / "t.yaml"
+    file.write_text("superpoint: {schedule: {minutes: 3, warmup: 0.2}}")
+    load = lambda **more: yaml_config.load_settings(Settings, "superpoint", file, **more)[1]
+    assert load() == Schedule(minutes=3.0, warmup=0.2)
+    assert load(steps=7) == load(overrides=["schedule.steps=7"]) == Schedule(steps=7, minutes=None, warmup=0.2)
+    assert load(schedule=Schedule(minutes=9.0, log_every=5)) == Schedule(minutes=3.0, warmup=0.2, log_every=5)
+    with pytest.raises(ConfigError, match="either steps or minutes"):
+        load(steps=7, minutes=1.0)
+    file.write_text("superpoint:\n  schedule: {minutse: 3}")
+    with pytest.raises(ConfigError, match=r"t.yaml:2: superpoint.schedule: unknown key 'minutse'"):
+        load()
+
+
+@pytest.mark.parametrize("section", ["superpoint", "superglue"])
+def test_every_recipe_of_the_package_is_sound(section):
     assert {"full", "cpu"} <= set(yaml_config.recipe_names())
+    kind = settings_class(section)
     for name in yaml_config.recipe_names():
-        for section in yaml_config.SECTIONS:
-            assert isinstance(yaml_config._section(yaml_config._recipe(name), section, name), dict)
+        assert isinstance(yaml_config.load_settings(kind, section, recipe=name)[0], kind)
+    assert yaml_config.load_settings(kind, section, recipe="full") == (kind(), Schedule())
+    assert yaml_config.load_settings(kind, section, recipe="cpu")[0] != kind()
