@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from medrecon.assets.builtin import ASSETS, MAGICLEAP
 from medrecon.assets.catalogue import Asset, License
+from medrecon.assets.shipped import shipped_assets
 from medrecon.plugins import Component, hookimpl
 
 
@@ -69,4 +70,4 @@ def medrecon_components() -> list[Component]:
 
 @hookimpl
 def medrecon_assets() -> list[Asset | License]:
-    return [MAGICLEAP, *ASSETS]
+    return [MAGICLEAP, *ASSETS, *shipped_assets()]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from medrecon.errors import AssetError, PluginError
@@ -24,6 +24,9 @@ class Url:
     @property
     def filename(self) -> str:
         return unquote(urlsplit(self.url).path).rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return self.url
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,23 @@ class Carrier:
     @property
     def filename(self) -> str:
         return self.member.rstrip("/").rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """The file lies in the installed medrecon: nothing is fetched. The only source of its asset."""
+
+    path: Path
+
+    @property
+    def filename(self) -> str:
+        return self.path.name
+
+    def __str__(self) -> str:
+        return "ships with medrecon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +114,7 @@ class Asset:
         sha256: of the file; for a folder, of its listing (see ``medrecon.assets.store.digest``).
         sources: where it can be taken from, the preferred one first; all give the same bytes.
         acceptance: name of a ``License`` the user must accept first, or None.
+        experimental: not measured to be better than what there is; never chosen unless asked for by name.
     """
 
     name: str
@@ -103,17 +124,25 @@ class Asset:
     citation: str
     size_bytes: int
     sha256: str
-    sources: tuple[Url | Carrier, ...]
+    sources: tuple[Url | Carrier | Shipped, ...]
     acceptance: str | None = None
+    experimental: bool = False
 
     @property
     def filename(self) -> str:
         return self.sources[0].filename
 
     @property
+    def shipped(self) -> bool:
+        """It came with the installed medrecon."""
+        return isinstance(self.sources[0], Shipped)
+
+    @property
     def download_bytes(self) -> int:
         """What travels from the preferred source."""
         first = self.sources[0]
+        if self.shipped:
+            return 0
         return first.size_bytes if isinstance(first, Carrier) else self.size_bytes
 
     def validate(self) -> "Asset":
@@ -129,6 +158,8 @@ class Asset:
             raise PluginError(f"{who} has no sources", "sources=(Url(...), Carrier(...)), the preferred one first")
         for source in self.sources:
             _check_source(who, source)
+        if len(self.sources) > 1 and any(isinstance(source, Shipped) for source in self.sources):
+            raise PluginError(f"{who} is shipped and has another source", "what is shipped is never fetched")
         if len({_is_folder(source) for source in self.sources}) > 1:
             raise PluginError(f"{who}: some sources give a file, some a folder", "all sources give the same bytes")
         return self
@@ -146,7 +177,7 @@ def _check_content(who: str, sha256: object, size_bytes: object) -> None:
         raise PluginError(f"{who}: size_bytes {size_bytes!r} is not a number of bytes", "`wc -c FILE`")
 
 
-def _is_folder(source: Url | Carrier) -> bool:
+def _is_folder(source: Url | Carrier | Shipped) -> bool:
     return isinstance(source, Carrier) and source.member.endswith("/")
 
 
@@ -161,7 +192,7 @@ def _check_source(who: str, source: object) -> None:
             _check_address(who, source.url)
         elif source.url:
             raise PluginError(f"{who}: a {source.archive} is found on the package index", "url is for archive='deb'")
-    else:
+    elif not isinstance(source, Shipped):
         raise PluginError(f"{who}: a source is {type(source).__name__}", "Url or Carrier")
     if source.filename in ("", ".", "..") or PurePosixPath(source.filename).name != source.filename:
         raise PluginError(f"{who}: {source} ends in no file name", "end it with the file's name")
@@ -181,7 +212,12 @@ def entries(kind: str | None = None) -> list[Asset]:
 
 def asset(name: str) -> Asset:
     """The catalogue entry.  Raises AssetError with the nearest names when there is none."""
-    return _named("asset", name, entries())
+    from medrecon.assets.shipped import NETWORKS
+
+    known = entries()
+    if name in NETWORKS and all(entry.name != name for entry in known):
+        raise AssetError(f"this release of medrecon ships no weights {name!r}", "see `medrecon weights list`")
+    return _named("asset", name, known)
 
 
 def license_terms(name: str) -> License:

@@ -15,7 +15,7 @@ from medrecon.assets.archives import unpack
 from medrecon.assets.catalogue import Asset, Carrier, Url, asset, license_terms
 from medrecon.assets.licenses import accepted
 from medrecon.assets.places import alone, home, part_of, parts, place_of
-from medrecon.assets.store import digest, fetch_command
+from medrecon.assets.store import REINSTALL, digest, fetch_command, obstacle
 from medrecon.errors import AssetError
 from medrecon.progress import Progress, Quiet
 
@@ -69,6 +69,8 @@ def fetch_each(
         place = place_of(entry)
         if place.exists() and digest(place) == entry.sha256:
             yield entry.name, place
+        elif entry.shipped:
+            yield entry.name, AssetError(obstacle(entry.name, by_run, verify=True), REINSTALL)
         else:
             if place.exists():
                 progress.say(f"{entry.name} on disk has the wrong sha256 and is fetched again")

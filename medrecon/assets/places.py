@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medrecon.assets.catalogue import Asset, Carrier, Url
+from medrecon.assets.catalogue import Asset, Carrier, Shipped, Url
 
 
 def home() -> Path:
@@ -21,6 +21,8 @@ def home() -> Path:
 
 def place_of(entry: Asset) -> Path:
     """Where an asset belongs. Its hash is part of the place: another release's catalogue never finds wrong content."""
+    if isinstance(entry.sources[0], Shipped):
+        return entry.sources[0].path
     return home() / "assets" / entry.name / entry.sha256[:12] / entry.filename
 
 

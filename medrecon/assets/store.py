@@ -16,6 +16,7 @@ from medrecon.errors import AssetError
 
 _RECORDS: list[set[str]] = []
 _LOCK = threading.Lock()
+REINSTALL = "install medrecon again"
 
 
 def path(name: str) -> Path | None:
@@ -47,15 +48,20 @@ def obstacle(name: str, by_run: Iterable[str] = (), verify: bool = False) -> str
     if now == "licence not accepted":
         return f"licence {entry.acceptance} of {name} not accepted"
     if now == "not fetched":
-        return f"{name} not fetched"
+        return f"{name} is missing from the installed package" if entry.shipped else f"{name} not fetched"
     if verify and digest(place_of(entry)) != entry.sha256:
-        return f"{name} changed since it was fetched (wrong sha256)"
+        return f"{name} changed since it was {'installed' if entry.shipped else 'fetched'} (wrong sha256)"
     return None
 
 
 def fetch_command(names: Iterable[str]) -> str:
-    """The command that fetches all of these and accepts what must be accepted.  Raises AssetError: unknown name."""
-    wanted = [asset(name) for name in dict.fromkeys(names)]
+    """The command that fetches all of these and accepts what must be accepted.  Raises AssetError: unknown name.
+
+    What ships with medrecon is not fetched: where there is nothing else, the remedy is to install it again.
+    """
+    wanted = [entry for name in dict.fromkeys(names) if not (entry := asset(name)).shipped]
+    if not wanted:
+        return REINSTALL
     commands = []
     for kind in dict.fromkeys(entry.kind for entry in wanted):
         chosen = [entry for entry in wanted if entry.kind == kind]

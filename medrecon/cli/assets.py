@@ -71,7 +71,7 @@ _EXAMPLES = {"weights": "superpoint superglue-outdoor --accept-license magicleap
 
 
 def _rows(kind: str) -> list[dict]:
-    from medrecon.assets import Url, accepted, entries, path, state
+    from medrecon.assets import accepted, entries, path, state
 
     rows = []
     for a in entries(kind):
@@ -81,8 +81,8 @@ def _rows(kind: str) -> list[dict]:
                 "name": a.name, "state": state(a), "license": a.license, "summary": a.summary,
                 "size_bytes": a.size_bytes, "download_bytes": a.download_bytes, "sha256": a.sha256,
                 "citation": a.citation, "accept_license": a.acceptance, "accepted": str(how) if how else None,
-                "sources": [s.url if isinstance(s, Url) else f"{s.package}=={s.version}" for s in a.sources],
-                "path": str(place) if place else None,
+                "sources": [str(source) for source in a.sources], "shipped": a.shipped,
+                "experimental": a.experimental, "path": str(place) if place else None,
             }
         )  # fmt: skip
     return rows
@@ -93,9 +93,11 @@ def _table(rows: list[dict]) -> str:
     if not rows:
         return "none"
     wide = max(len(r["name"]) for r in rows)
+    states = [f"{r['state']}, ships with medrecon" if r["shipped"] else r["state"] for r in rows]
     lines = []
-    for r in rows:
-        lines.append(f"{r['name']:{wide}}  {r['size_bytes'] / 1e6:6.1f} MB  {r['state']:20}  {r['summary']}")
+    for r, now in zip(rows, states):
+        summary = f"experimental: {r['summary']}" if r["experimental"] else r["summary"]
+        lines.append(f"{r['name']:{wide}}  {r['size_bytes'] / 1e6:6.1f} MB  {now:{max(map(len, states))}}  {summary}")
         terms = f" (--accept-license {r['accept_license']}{'; ' + r['accepted'] if r['accepted'] else ''})"
         lines.append(f"{'':{wide}}  licence: {r['license']}{terms if r['accept_license'] else ''}")
     return "\n".join(lines)

@@ -3,8 +3,9 @@
 
 ``front_ends:`` is a list of alternatives, best first. Each is a mapping of the sections it decides (``features`` and
 ``matching``, if wanted ``pairing``), every one with its ``name``. An alternative can be used when its components are
-installed, their weights have been fetched and the licences of those are accepted. The choice is made when the
-configuration is loaded; a resolved configuration names its components and holds no alternatives any more.
+installed, their weights have been fetched and the licences of those are accepted; one with experimental weights only
+when it is asked for by its title (``front_end:``), "extractor+matcher" unless it has a ``title``. The choice is made
+when the configuration is loaded; a resolved configuration names its components and holds no alternatives any more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from medrecon.errors import ConfigError, MedreconError
 
 SECTION = "front_ends"
 DECIDES = ("features", "matching", "pairing")
+TITLE = "title"
 REQUIRED = ("features", "matching")
 
 
@@ -77,9 +79,9 @@ def choose(
         return {}, None
     passed_over = []
     for title, alternative in checked:
-        obstacle = _obstacle(alternative, accepted, registry)
+        obstacle = _obstacle(alternative, accepted, registry, by_title=wanted is not None)
         if obstacle is None:
-            return alternative, FrontEndChoice(title, tuple(passed_over))
+            return {k: alternative[k] for k in DECIDES if k in alternative}, FrontEndChoice(title, tuple(passed_over))
         passed_over.append((title, *obstacle))
     reasons = "; ".join(f"{title}: {why}" for title, why, _ in passed_over)
     raise ConfigError(
@@ -89,7 +91,7 @@ def choose(
 
 
 def _title(alternative: Mapping[str, Any]) -> str:
-    return f"{alternative['features']['name']}+{alternative['matching']['name']}"
+    return alternative.get("title") or f"{alternative['features']['name']}+{alternative['matching']['name']}"
 
 
 def _checked(alternatives: Any, where: str) -> list[dict[str, dict[str, Any]]]:
@@ -100,22 +102,30 @@ def _checked(alternatives: Any, where: str) -> list[dict[str, dict[str, Any]]]:
         raise ConfigError(f"{where}: {SECTION!r} must be a list of alternatives, got {alternatives!r}", remedy)
     for i, alternative in enumerate(alternatives, 1):
         place = f"{where}: {SECTION} number {i}"
-        if not isinstance(alternative, Mapping) or not set(REQUIRED) <= set(alternative) <= set(DECIDES):
-            raise ConfigError(f"{place} must have the keys features and matching, and may have pairing", remedy)
+        if not isinstance(alternative, Mapping) or not set(REQUIRED) <= set(alternative) <= {*DECIDES, TITLE}:
+            raise ConfigError(f"{place} must have the keys features and matching, and may have pairing, title", remedy)
+        if not isinstance(alternative.get(TITLE, ""), str):
+            raise ConfigError(f"{place}: title must be text, got {alternative[TITLE]!r}", remedy)
         for key, section in alternative.items():
+            if key == TITLE:
+                continue
             if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
                 raise ConfigError(f"{place}: {key} must be a mapping with a name, got {section!r}", remedy)
-    return [{k: dict(s) for k, s in a.items()} for a in alternatives]
+    return [{k: s if k == TITLE else dict(s) for k, s in a.items()} for a in alternatives]
 
 
-def _obstacle(alternative, accepted: tuple[str, ...], registry) -> tuple[str, str] | None:
-    """(reason, remedy) why an alternative cannot be used; None when it can.  Raises ConfigError for bad options."""
-    from medrecon.assets import fetch_command, obstacle
+def _obstacle(alternative, accepted: tuple[str, ...], registry, by_title: bool) -> tuple[str, str] | None:
+    """(reason, remedy) why an alternative cannot be used; None when it can.  Raises ConfigError for bad options.
+
+    Args:
+        by_title: it was asked for, which is what experimental weights need.
+    """
+    from medrecon.assets import asset, fetch_command, obstacle
 
     kinds = {"features": "extractor", "matching": "matcher", "pairing": "pairing"}
     needed: list[str] = []
-    for key, section in alternative.items():
-        options = dict(section)
+    for key in (k for k in DECIDES if k in alternative):
+        options = dict(alternative[key])
         name = options.pop("name")
         if name not in {c.name for c in registry.components(kinds[key])}:
             return f"no {kinds[key]} named {name!r} is installed", "see docs/plugins/gallery.md"
@@ -126,7 +136,12 @@ def _obstacle(alternative, accepted: tuple[str, ...], registry) -> tuple[str, st
             return e.cause, e.remedy
         needed += validate_options(model, options, f"{SECTION}: {key} {name}").assets()
     found = [why for name in dict.fromkeys(needed) if (why := obstacle(name, accepted))]
-    return (found[0], fetch_command(dict.fromkeys(needed))) if found else None
+    if found:
+        return found[0], fetch_command(dict.fromkeys(needed))
+    doubtful = [name for name in needed if asset(name).experimental]
+    if doubtful and not by_title:
+        return f"{doubtful[0]} is experimental", f"-o front_end={_title(alternative)} chooses it all the same"
+    return None
 
 
 def json_schema() -> dict[str, Any]:
@@ -137,7 +152,7 @@ def json_schema() -> dict[str, Any]:
         "type": "array",
         "items": {
             "type": "object",
-            "properties": dict.fromkeys(DECIDES, named),
+            "properties": {TITLE: {"type": "string"}, **dict.fromkeys(DECIDES, named)},
             "required": list(REQUIRED),
             "additionalProperties": False,
         },

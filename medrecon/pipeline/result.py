@@ -57,7 +57,12 @@ def summarise(run: RunFolder, manifest: dict[str, Any]) -> tuple[dict[str, Any],
         "device": manifest["device"],
         "seed": manifest["seed"],
         "weights": [
-            {"name": w["name"], "license": w["license"], "accepted": (w["acceptance"] or {}).get("how")}
+            {
+                "name": w["name"],
+                "license": w["license"],
+                "accepted": (w["acceptance"] or {}).get("how"),
+                "experimental": w.get("experimental", False),
+            }
             for w in manifest["weights"]
         ],
     }

@@ -30,7 +30,7 @@ def check(config: RunConfig) -> list[str]:
     """That everything a run needs is here and permitted.
 
     Returns:
-        A line for each licence that the run file alone accepts.
+        A line for each licence that the run file alone accepts, and for weights that are experimental.
 
     Raises:
         AssetError: names all that is missing, changed or not permitted, with the one command that mends it; or a
@@ -42,11 +42,17 @@ def check(config: RunConfig) -> list[str]:
     obstacles = {name: why for name in needed(config) if (why := assets.obstacle(name, by_run, verify=True))}
     if obstacles:
         raise AssetError(f"the run lacks: {'; '.join(obstacles.values())}", assets.fetch_command(obstacles))
-    acceptances = dict.fromkeys(assets.asset(name).acceptance for name in needed(config))
+    entries = [assets.asset(name) for name in needed(config)]
+    notes = [
+        f"the weights {entry.name} are experimental: they have not been measured to be better than the default"
+        for entry in entries
+        if entry.experimental
+    ]
+    acceptances = dict.fromkeys(entry.acceptance for entry in entries)
     terms = [
         assets.license_terms(name) for name in acceptances if name and assets.accepted(name, by_run).how != "stored"
     ]
-    return [f"licence {t.name} of {t.who} is accepted in the run file: {t.terms} {t.url}" for t in terms]
+    return notes + [f"licence {t.name} of {t.who} is accepted in the run file: {t.terms} {t.url}" for t in terms]
 
 
 def used(config: RunConfig, stages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -102,5 +108,5 @@ def _facts(name: str, stages: list[str], by_run: tuple[str, ...]) -> dict[str, A
         }  # fmt: skip
     return {
         "name": name, "license": entry.license, "sha256": entry.sha256, "citation": entry.citation, "stages": stages,
-        "acceptance": acceptance,
+        "acceptance": acceptance, "experimental": entry.experimental,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 import pluggy
 
 from medrecon.assets.catalogue import Asset, License
+from medrecon.assets.shipped import NETWORKS
 from medrecon.errors import ConfigError, MedreconError, PluginError
 from medrecon.plugins import hookspecs
 from medrecon.plugins.component import Component
@@ -134,6 +135,11 @@ class Plugins:
             raise PluginError(
                 f"{what} {thing.name!r} is already provided by {self._owner[key]}; the one from {who} is ignored",
                 "uninstall one of the two, or ask an author to rename it",
+            )
+        ours = isinstance(thing, Asset) and (thing.name in NETWORKS or thing.shipped)
+        if ours and who != f"medrecon from {BUILTIN}":
+            raise PluginError(
+                f"asset {thing.name!r}: only weights of medrecon itself are such", "rename it; use Carrier"
             )
         if isinstance(thing, Asset) and thing.acceptance and ("license", thing.acceptance) not in self._kept:
             raise PluginError(

@@ -427,6 +427,8 @@ def _front_end(choice: dict) -> str:
 def _weight(facts: dict) -> str:
     """ "superpoint: LICENCE; terms of magicleap accepted on 2026-11-22"."""
     line = f"{facts.get('name', 'unnamed')}: {facts.get('license', 'licence not recorded')}"
+    if facts.get("experimental") is True:
+        line += "; experimental weights"
     acceptance = facts.get("acceptance")
     if not isinstance(acceptance, dict):
         return line
