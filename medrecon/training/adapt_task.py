@@ -160,7 +160,17 @@ class AdaptTask:
         return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
 
     def _pairs(self, pictures: list[Labelled], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses and figures of random pairs of looks at random pictures."""
+        """Losses and figures of random pairs of looks at random pictures.
+
+        The network alone may be in half precision: coordinates in it are off by pixels.
+        """
+        half = torch.is_autocast_enabled(generator.device.type)
+        with torch.autocast(generator.device.type, enabled=False):
+            return self._in_full(pictures, generator, half)
+
+    def _in_full(
+        self, pictures: list[Labelled], generator: torch.Generator, half: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         c, device = self.settings, generator.device
         chosen = torch.randint(len(pictures), (c.pairs,), generator=generator, device=device).tolist()
         chosen = [pictures[i] for i in chosen]
@@ -168,7 +178,8 @@ class AdaptTask:
         a, b = (self._look(chosen, centres, generator) for _ in range(2))
         images, clear = disturb(torch.cat([a.images, b.images]), generator)
         a, b = a._replace(masks=a.masks & clear[: c.pairs]), b._replace(masks=b.masks & clear[c.pairs :])
-        logits, cells = self.network(images[:, None].contiguous(memory_format=torch.channels_last))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            logits, cells = self.network(images[:, None].contiguous(memory_format=torch.channels_last))
         strength = torch.cat([_strength_in(looks, chosen) for looks in (a, b)])
         labels = soft_labels(strength.logit(1e-6), strength > 0, floor=0.0, softness=1.0, sigma_px=0.5)
         detector = label_loss(logits, labels, torch.cat([a.masks, b.masks]))

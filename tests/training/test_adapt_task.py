@@ -39,6 +39,26 @@ def test_a_step_is_determined_by_seed_and_number():
     assert one.validate() == other.validate()
 
 
+def test_half_precision_rounds_no_coordinates():
+    """Of a network that does not care about precision the loss is the same in both."""
+
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            cells = torch.nn.functional.pixel_unshuffle(images, 8) + self.shift
+            return torch.cat([cells, cells[:, :1]], 1), cells
+
+    pictures = [labelled(i) for i in range(2)]
+    fixed = AdaptTask(Fixed(), pictures, pictures, SETTINGS, {}, lambda folder, facts: None)
+    full = fixed.loss(3, 0)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = fixed.loss(3, 0)[0]
+    assert torch.equal(full, half)
+
+
 def test_training_lowers_the_loss_and_the_pull_holds_the_weights(tmp_path):
     schedule = Schedule(steps=40, minutes=None, log_every=10, validations=0, precision="fp32")
     free, held = (
