@@ -9,8 +9,11 @@ The pool and the seed decide everything, whatever was drawn before: a resumed ru
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +27,21 @@ HOMOGRAPHY, VIEWS, MODALITY = 0, 1, 2
 _PROPOSALS = 6  # pairs of crops proposed per pair; the one with enough overlap is taken
 _PROBE = (8, 10)  # points per crop that measure the overlap: rows, columns
 _OVERLAP = 0.45  # share of crop A's object that should be seen in crop B
+
+
+F = TypeVar("F", bound=Callable)
+
+
+def _exact(function: F) -> F:
+    """For what takes something with a ``device`` first: never in half precision, also when called inside autocast,
+    which would round coordinates to a pixel and more."""
+
+    @functools.wraps(function)
+    def wrapped(first, *args, **options):
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **options)
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,11 @@ class PairBatch:
     k_b: Tensor
     pool: ViewPool
 
+    @property
+    def device(self) -> torch.device:
+        return self.pool.device
+
+    @_exact
     def a_to_b(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """Where points of the pictures A lie in the pictures B.
 
@@ -92,6 +115,7 @@ class PairBatch:
         )  # fmt: skip
         return there, seen & _looked_up(self.mask_a, xy) & _looked_up(self.mask_b, there)
 
+    @_exact
     def b_to_a(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """The other way round; see ``a_to_b``."""
         there, seen = _crop_to_crop(
@@ -109,6 +133,7 @@ def step_seed(seed: int, step: int) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
+@_exact
 def draw_pairs(
     pool: ViewPool,
     batch: int,
