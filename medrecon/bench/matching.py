@@ -166,6 +166,7 @@ def _method_facts(method: Method, skipped: Skipped | None, ran: dict | None) -> 
     if ran is None:
         return {**facts, "reason": skipped.reason, "command": skipped.command}
     from medrecon.bench.methods import licences
+    from medrecon.pipeline.weights import weights_sha256
 
     extractor, matcher = sections(method)
     return {
@@ -173,6 +174,7 @@ def _method_facts(method: Method, skipped: Skipped | None, ran: dict | None) -> 
         "extractor": _without_paths(extractor.to_dict()),
         "matcher": _without_paths(matcher.to_dict()),
         "license": licences(extractor, matcher),
+        "weights_sha256": sorted(digest for part in (extractor, matcher) for digest in weights_sha256(part)),
         "peak_memory_mb": ran["peak_memory_mb"],
     }
 

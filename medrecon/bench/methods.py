@@ -13,7 +13,7 @@ from typing import Any
 
 from medrecon.config.run_config import Section, check_accepts, merge, parse_override
 from medrecon.config.validation import validate_options
-from medrecon.errors import ConfigError, PluginError, StageError
+from medrecon.errors import AssetError, ConfigError, PluginError, StageError
 from medrecon.progress import Progress
 
 KNOWN = (
@@ -30,7 +30,9 @@ KNOWN = (
     "xfeat+nearest-neighbour",
     "xfeat+lighterglue",
 )
+OURS = "superpoint-medrecon+superglue-medrecon"  # known where the release ships the weights
 SHORT = {
+    OURS: "superpoint[weights=superpoint-medrecon]+superglue[weights=superglue-medrecon]",
     "superpoint+superglue-outdoor": "superpoint+superglue[weights=superglue-outdoor]",
     "superpoint+superglue-indoor": "superpoint+superglue[weights=superglue-indoor]",
     "disk+lightglue": "disk+lightglue[weights=lightglue-disk]",
@@ -84,7 +86,7 @@ def parse(names: tuple[str, ...], budget: int, options: Mapping[str, Mapping[str
 
     Args:
         names: "extractor+matcher", each with options of its own if need be, "superpoint[detector=sift]+superglue", or
-            a name of ``SHORT``; () takes all of ``KNOWN``.
+            a name of ``SHORT``; () takes all of ``KNOWN``, and ``OURS`` where its weights ship.
         budget: keypoints per picture, the same for everyone.
         options: by component name: {"sift": {"contrast_threshold": 0.02}}; what a method's own name says goes before.
 
@@ -92,7 +94,7 @@ def parse(names: tuple[str, ...], budget: int, options: Mapping[str, Mapping[str
         ConfigError: a name that is not of that form, or given twice.
     """
     methods = []
-    for name in names or KNOWN:
+    for name in names or (*KNOWN, *([OURS] if ships_weights() else ())):
         extractor, own_extractor, matcher, own_matcher = _split(SHORT.get(name, name))
         extractor_options = {**LOW_THRESHOLDS.get(extractor, {}), BUDGET_OPTION: budget}
         extractor_options = merge(merge(extractor_options, options.get(extractor, {})), own_extractor)
@@ -144,6 +146,14 @@ def extractor_name(method: str) -> str:
     return method[: _METHOD.fullmatch(method).start(3) - 1]
 
 
+def ships_weights() -> bool:
+    """Whether this release has weights of its own for both parts of ``OURS``."""
+    from medrecon.assets import entries
+    from medrecon.assets.shipped import NETWORKS
+
+    return set(NETWORKS) <= {entry.name for entry in entries("weights")}
+
+
 def sections(method: Method) -> tuple[Section, Section]:
     """Extractor and matcher with validated options.  Raises ConfigError (unknown component or option)."""
     from medrecon.plugins.manager import plugins
@@ -177,10 +187,10 @@ def available(method: Method) -> Skipped | None:
             return Skipped(method.name, f"{kind} {name!r} is not installed", command)
     try:
         parts = sections(method)
-    except PluginError as e:
+        needed = dict.fromkeys(name for part in parts for name in assets_of(part))
+        missing = [why for name in needed if (why := obstacle(name, verify=True))]
+    except (PluginError, AssetError) as e:
         return Skipped(method.name, e.cause, e.remedy)
-    needed = dict.fromkeys(name for part in parts for name in assets_of(part))
-    missing = [why for name in needed if (why := obstacle(name, verify=True))]
     return Skipped(method.name, missing[0], fetch_command(needed)) if missing else None
 
 

@@ -47,6 +47,11 @@ def _figure(rows: int, columns: int, width: float, height: float):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _legend(figure, axis) -> None:
+    """One legend for all axes, below them: inside, it would hide some method's curve."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+
+
 def _save(figure, path: Path) -> Path:
     temporary = path.with_name(f".{path.name}.partial")
     figure.savefig(temporary, format="png")
@@ -80,7 +85,7 @@ def draw_accuracy(results: dict, path: Path) -> Path:
         axis.set(title=f"{group} ({results['n_cases'][group]} pairs)", xlabel="threshold, px", ylim=(0, 1))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("mean matching accuracy")
-    axes[0][-1].legend(fontsize=7)
+    _legend(figure, axes[0][0])
     return _save(figure, path)
 
 
@@ -102,7 +107,7 @@ def draw_sweeps(results: dict, path: Path) -> Path:
     for top, bottom, kind in zip(axes[0], axes[-1], kinds):
         top.set_title(kind)
         bottom.set_xlabel(results["strength"][kind].replace(", ", ",\n", 1), fontsize=8)
-    axes[0][-1].legend(fontsize=7)
+    _legend(figure, axes[0][0])
     return _save(figure, path)
 
 

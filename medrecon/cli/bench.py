@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def _group() -> typer.Typer:
         options = {"input": path, "frames": frames, "methods": split_names(methods), "budget": budget, "pairs": pairs}
         options |= {"threads": threads, "overrides": tuple(override)}
         _run("front-ends", options, out, quick, seeds or 1, silent)
+
+    @group.command("shipping-rule")
+    def shipping_rule_command(
+        path: Path = typer.Argument(..., metavar="RESULTS.json", help="Of `medrecon bench matching`, not a quick one."),
+        ours: str = typer.Option("superpoint-medrecon+superglue-medrecon", "--ours", help="The row with our weights."),
+        baseline: str = typer.Option("sift+nearest-neighbour", "--baseline", help="The row of SIFT + ratio test."),
+        as_json: bool = typer.Option(False, "--json", help="For programs."),
+    ):
+        """Whether weights of our own may become a default: the rule, its figures and the verdict."""
+        from medrecon.bench.shipping_rule import judge, read_results
+
+        verdict = judge(read_results(path), ours, baseline)
+        print(json.dumps(verdict.to_dict(), indent=1) if as_json else f"{verdict.table}\n{verdict.text()}")
 
     @group.command("run")
     def run_command(

@@ -75,6 +75,12 @@ def used(config: RunConfig, stages: Iterable[dict[str, Any]]) -> list[dict[str, 
     return [*(_facts(name, where, config.options.accept_licenses) for name, where in found.items()), *files]
 
 
+def weights_sha256(section: Section) -> list[str]:
+    """Hashes of the weights that a component takes, by name or as a file."""
+    named = [assets.asset(name).sha256 for name in assets_of(section)]
+    return [*named, *(assets.digest(path) for path in _checkpoints(section))]
+
+
 def _checkpoints(section: Section) -> list[Path]:
     """Files of weights given by path."""
     values = (getattr(section.options, field) for field in type(section.options).model_fields)

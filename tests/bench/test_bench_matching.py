@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 import medrecon
-from medrecon.bench import matching, predict
+from medrecon.bench import matching, methods, predict
 from medrecon.bench.case_sets import CaseSettings
 from medrecon.bench.methods import available, component_key, extractor_name, parse, sections, split_names
 from medrecon.bench.volumes import VolumeChoice
@@ -191,6 +191,17 @@ def test_options_in_a_methods_name():
     assert extractor_name(one.name) == "orb[levels=4, fast_threshold=9]" and extractor_name(SIFT) == "sift"
     assert parse(("superpoint+superglue-indoor",), 64, {})[0].matcher_options == {"weights": "superglue-indoor"}
     assert split_names(",, a[b=1,c=2]+d ,e+f") == ("a[b=1,c=2]+d", "e+f")
+
+
+def test_our_own_row_is_there_where_its_weights_ship(monkeypatch):
+    if not methods.ships_weights():
+        assert methods.OURS not in [m.name for m in parse((), 64, {})]
+        why_not = available(parse((methods.OURS,), 64, {})[0])
+        assert "ships no weights" in why_not.reason and why_not.command
+    monkeypatch.setattr(methods, "ships_weights", lambda: True)
+    ours = parse((), 64, {})[-1]
+    assert ours.name == methods.OURS and ours.matcher_options == {"weights": "superglue-medrecon"}
+    assert ours.extractor_options["weights"] == "superpoint-medrecon"
 
 
 def test_a_methods_name_shows_no_folder():
