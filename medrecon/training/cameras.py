@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrecon.training.exact import product, times
 from medrecon.training.raycast import VolumeCaster
 
 PER_GROUP = 8  # cameras of a full group
@@ -73,7 +74,7 @@ def look_at(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
     rotation = torch.stack([x, torch.linalg.cross(z, x, dim=-1), z], -2)
     pose = torch.zeros(*eye.shape[:-1], 4, 4)
     pose[..., :3, :3], pose[..., 3, 3] = rotation, 1
-    pose[..., :3, 3] = -(rotation @ eye[..., None])[..., 0]
+    pose[..., :3, 3] = -times(rotation, eye[..., None, :])[..., 0, :]
     return pose
 
 
@@ -111,7 +112,7 @@ def _propose(target: Tensor, distance: Tensor, back: Tensor, w: int, size: tuple
     roll = roll[:, None] + 0.12 * torch.randn(g, c, generator=draw)
     up = torch.where((back[:, 2:].abs() > 0.9), side, superior)[:, None].expand(g, c, 3)
     pose = look_at(eye, aim, up)
-    pose = _rolled(roll) @ pose
+    pose = product(_rolled(roll), pose)
     focal = w * _uniform(draw, (g, 1), 0.8, 1.7) * torch.exp(_uniform(draw, (g, c), -0.1, 0.1))
     half = torch.tensor([size[0] / 2, size[1] / 2]).expand(g, c, 2)
     return Cameras(torch.cat([focal[..., None], focal[..., None], half], -1), pose, torch.ones(g, c, dtype=torch.bool))
@@ -142,9 +143,8 @@ def _judge(
         cameras.cam_from_world.reshape(-1, 4, 4).to(caster.device), (w, h),
     )  # fmt: skip
     depth, opacity = buffer.depth.cpu(), buffer.opacity.cpu()
-    there = (cameras.cam_from_world[..., :3, :3] @ target[:, None, :, None])[..., 0] + cameras.cam_from_world[
-        ..., :3, 3
-    ]
+    pose = cameras.cam_from_world
+    there = times(pose[..., :3, :3], target[:, None, None].expand(g, c, 1, 3))[:, :, 0] + pose[..., :3, 3]
     z = there[..., 2].reshape(-1)
     k = (cameras.intrinsics * scale).reshape(-1, 4)
     xy = there[..., :2].reshape(-1, 2) / z[:, None] * k[:, :2] + k[:, 2:]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medrecon.errors import ConfigError
 from medrecon.training import warp
+from medrecon.training.exact import product, rigid_inverse, times
 from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality, unit
 from medrecon.training.pool import ViewPool
 
@@ -119,7 +120,7 @@ class PairBatch:
     def b_to_a(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """The other way round; see ``a_to_b``."""
         there, seen = _crop_to_crop(
-            self.pool, self.view_b, self.view_a, self.view_from_b, self.view_from_a, _rigid_inverse(self.b_from_a), xy,
+            self.pool, self.view_b, self.view_a, self.view_from_b, self.view_from_a, rigid_inverse(self.b_from_a), xy,
             self.image_a.shape[-2:],
         )  # fmt: skip
         return there, seen & _looked_up(self.mask_b, xy) & _looked_up(self.mask_a, there)
@@ -157,7 +158,7 @@ def draw_pairs(
     draw = torch.Generator(device).manual_seed(seed)
     dice = Dice(draw, batch)
     kind, two, a, b = _choose(pool, mix, dice, batch)
-    b_from_a = pool.cam_from_world[b] @ _rigid_inverse(pool.cam_from_world[a])
+    b_from_a = product(pool.cam_from_world[b], rigid_inverse(pool.cam_from_world[a]))
     eye = torch.eye(4, device=device).expand(batch, 4, 4)
     b_from_a = torch.where((a == b)[:, None, None], eye, b_from_a)
     view_from_a, view_from_b, scale_a, scale_b = _crops(pool, a, b, b_from_a, two, dice, size, pinhole)
@@ -310,7 +311,7 @@ def _suns(b_from_a: Tensor, dice: Dice) -> Tensor:
     sun = unit(dice.normal(0.7, 3) - torch.tensor([0, 0, 1.0], device=b_from_a.device))
     a, b = sun.chunk(2)
     same = dice.chance(0.5)[: len(a), :, 0]
-    return torch.cat([a, torch.where(same, (b_from_a[:, :3, :3] @ a[..., None])[..., 0], b)])
+    return torch.cat([a, torch.where(same, times(b_from_a[:, :3, :3], a[:, None])[:, 0], b)])
 
 
 def _crop_to_crop(pool, a, b, from_a, from_b, b_from_a, xy, size) -> tuple[Tensor, Tensor]:
@@ -335,13 +336,6 @@ def _looked_up(mask: Tensor, xy: Tensor) -> Tensor:
     inside = (x >= 0) & (y >= 0) & (x < w) & (y < h)
     index = y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()
     return inside & mask.flatten(1).gather(1, index)
-
-
-def _rigid_inverse(pose: Tensor) -> Tensor:
-    """Inverse of rigid transforms [..., 4, 4]."""
-    rotation = pose[..., :3, :3].transpose(-1, -2)
-    top = torch.cat([rotation, -(rotation @ pose[..., :3, 3:])], -1)
-    return torch.cat([top, pose[..., 3:, :]], -2)
 
 
 def _crop_camera(pool: ViewPool, view: Tensor, from_crop: Tensor) -> Tensor:

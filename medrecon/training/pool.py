@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medrecon.errors import InputError
 from medrecon.training import cameras
+from medrecon.training.exact import times
 from medrecon.training.raycast import Ramp, VolumeCaster, sample_volume
 from medrecon.training.shards import Shard, read_shards
 from medrecon.training.texture import SolidTexture, wavelength
@@ -254,7 +255,7 @@ class _Builder:
             texture = SolidTexture(wavelength(float(z[hit].median()), float(k[0, 0]), draw), draw, self.device)
             y, x = torch.meshgrid(*(torch.arange(n, device=self.device) + 0.5 for n in z.shape[1:]), indexing="ij")
             point = torch.stack([(x - k[:, 2]) / k[:, 0] * z, (y - k[:, 3]) / k[:, 1] * z, z], -1).flatten(1, 2)
-            point = (point - m[:, None, :3, 3]) @ m[:, :3, :3]
+            point = times(m[:, :3, :3].transpose(1, 2), point - m[:, None, :3, 3])
             factor = torch.where(hit, texture(point.reshape(-1, 3)).view_as(z), torch.ones_like(z))
             grey[views] = grey[views] * factor
 

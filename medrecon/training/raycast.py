@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrecon.training.exact import times
+
 _BLOCK = 4  # voxels per block of the empty-space map
 _REACH = 48  # blocks: no leap needs to be longer
 _SAMPLES = 8  # fine samples between two looks at the empty-space map
@@ -92,8 +94,9 @@ class VolumeCaster:
         fx, fy, cx, cy = (intrinsics[:, i, None, None] for i in range(4))
         rays = torch.stack([(x - cx) / fx, (y - cy) / fy, torch.ones_like(x - cx)], -1).reshape(views, -1, 3)
         rotation = cam_from_world[:, :3, :3]
-        centre = -(rotation.transpose(1, 2) @ cam_from_world[:, :3, 3:])[..., 0]
-        direction = rays @ rotation  # camera to world, row vectors
+        turned = rotation.transpose(1, 2)  # world from camera
+        centre = -times(turned, cam_from_world[:, None, :3, 3])[:, 0]
+        direction = times(turned, rays)
         origin = centre[:, None].expand_as(direction)
         value, depth, opacity = self.cast(origin.reshape(-1, 3), direction.reshape(-1, 3))
         hit = depth > 0
@@ -101,7 +104,7 @@ class VolumeCaster:
         index = hit.nonzero()[:, 0]
         point = (origin.reshape(-1, 3)[index] + depth[index, None] * direction.reshape(-1, 3)[index]) / self.spacing
         normal[index] = self._outward(point)
-        normal = (normal.reshape(views, -1, 3) @ rotation.transpose(1, 2)).transpose(1, 2)
+        normal = times(rotation, normal.reshape(views, -1, 3)).transpose(1, 2)
         return GBuffer(
             value.reshape(views, h, w), normal.reshape(views, 3, h, w), depth.reshape(views, h, w),
             opacity.reshape(views, h, w),

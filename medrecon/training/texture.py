@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrecon.training.exact import times
 from medrecon.training.raycast import sample_volume
 
 _SIDE = 48  # voxels of the noise, which repeats after them
@@ -63,7 +64,7 @@ class SolidTexture:
     def _at(self, points_mm: Tensor, n: int, octave: float | None = None) -> Tensor:
         """The n-th noise: turned and shifted by itself, twice as fine as the one before."""
         frequency = self._per_mm * 2 ** (n if octave is None else octave)
-        at = torch.remainder(points_mm @ self._turns[n] * frequency + self._shift[n], _SIDE)
+        at = torch.remainder(times(self._turns[n], points_mm) * frequency + self._shift[n], _SIDE)
         return sample_volume(self._noise, at[:, None])[:, 0]
 
 

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medrecon.training.exact import product, times
 from medrecon.training.pool import ViewPool
 
 # A depth between four pixels is used only where they lie on one surface; a point is seen where the other view's depth
 # agrees with its own. Shares of the depth, and mm.
 _ONE_SURFACE = 0.03
-_AGREES, _AGREES_MM = 0.01, 1.0
+_AGREES, _AGREES_MM = 0.005, 0.6
 
 
 def view_from_crop(
@@ -46,12 +47,12 @@ def view_from_crop(
     )
     shift = torch.tensor([[1, 0, -w / 2], [0, 1, -h / 2], [0, 0, 1]], dtype=scale.dtype, device=scale.device)
     # The middle stays the middle: the perspective acts about it, and the translation after it.
-    return turn @ tipped @ shift
+    return product(turn, product(tipped, shift))
 
 
 def transfer(homography: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Points [..., N, 2] under homographies [..., 3, 3]; and bool [..., N], False at infinity or behind the picture."""
-    p = F.pad(xy, (0, 1), value=1.0) @ homography.transpose(-1, -2)
+    p = times(homography, F.pad(xy, (0, 1), value=1.0))
     front = p[..., 2] > 1e-4
     return p[..., :2] / torch.where(front, p[..., 2], torch.ones_like(p[..., 2]))[..., None], front
 
@@ -102,7 +103,7 @@ def view_to_view(pool: ViewPool, a: Tensor, b: Tensor, b_from_a: Tensor, xy: Ten
     z, known = depth_at(pool.depth, a, xy)
     ka, kb = pool.intrinsics[a][:, None], pool.intrinsics[b][:, None]
     point = torch.cat([(xy - ka[..., 2:]) / ka[..., :2], torch.ones_like(z)[..., None]], -1) * z[..., None]
-    there = point @ b_from_a[:, :3, :3].transpose(1, 2) + b_from_a[:, None, :3, 3]
+    there = times(b_from_a[:, :3, :3], point) + b_from_a[:, None, :3, 3]
     front = there[..., 2] > 1e-3
     zb = torch.where(front, there[..., 2], torch.ones_like(z))
     xy_b = there[..., :2] / zb[..., None] * kb[..., :2] + kb[..., 2:]
