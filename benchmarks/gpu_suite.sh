@@ -1,47 +1,90 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that can be learnt from one machine with torch and numpy (and nvcc and a GPU, where there are):
-#   benchmarks/gpu_suite.sh --out DIR [--minutes N] [--resume DIR]
-# Builds the ops for the GPU at hand, selftest, CUDA tests, speed table. Each step leaves its result as a file in DIR, also when
-# another step fails; steps whose result is already in DIR (--resume DIR) are not run again. On a machine without a GPU the CPU
-# parts run and summary.txt says so. Exit code 1 when a step failed.
+#   benchmarks/gpu_suite.sh --out DIR [--minutes N] [--resume DIR] [--data SHARDS] [--training-minutes N]
+#                           [--only STEP,STEP...] [--set superpoint.KEY=VALUE]...
+# Builds the ops for the GPU at hand, selftest, CUDA tests, speed table; then trains SuperPoint and SuperGlue from the
+# shards (default: data/train in the repository; `medrecon train data --out data/train` makes them) and evaluates both on
+# the test subjects. Each step leaves its result as a file in DIR, also when another step fails.
+#   --minutes N           of this call, 25. The training is planned to end within it, --training-minutes N plans otherwise,
+#                         and then several calls may be needed: a training cut off has its state in DIR.
+#   --resume DIR          goes on with what is in DIR: results that are there are not made again, trainings continue from
+#                         their checkpoints. With --out too, DIR may be read-only: it is copied first.
+#   --set                 settings of the steps superpoint, superglue and evaluate, such as superglue.pairs=16.
+# On a machine without a GPU the CPU parts run and summary.txt says so. Exit code 1 when a step failed or is unfinished.
 set -u
 
-out="" minutes=12
-while [ $# -gt 0 ]; do
-  case "$1" in
-    --out | --resume) out="${2:?$1 needs a folder}"; shift 2 ;;
-    --minutes) minutes="${2:?--minutes needs a number}"; shift 2 ;;
-    *) sed -n '3,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-  esac
-done
-[ -n "$out" ] || { sed -n '3,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '3,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
+out="" resume="" minutes=25 data="$root/data/train" training_minutes="" only="" superpoint_set=() superglue_set=() evaluate_set=()
+while [ $# -gt 0 ]; do
+  [ $# -gt 1 ] || usage
+  case "$1" in
+    --out) out="$2" ;;
+    --resume) resume="$2" ;;
+    --minutes) minutes="$2" ;;
+    --training-minutes) training_minutes="$2" ;;
+    --data) data="$2" ;;
+    --only) only=",$2," ;;
+    --set)
+      case "$2" in
+        superpoint.*=*) superpoint_set+=(--set "${2#superpoint.}") ;;
+        superglue.*=*) superglue_set+=(--set "${2#superglue.}") ;;
+        evaluate.*=*) word="${2#evaluate.}" && evaluate_set+=("--${word%%=*}" "${word#*=}") ;;
+        *) usage ;;
+      esac ;;
+    *) usage ;;
+  esac
+  shift 2
+done
+[ -n "$out$resume" ] || usage
+[[ "$minutes$training_minutes" =~ ^[0-9.]+$ ]] || usage
+
+# --resume alone goes on in its own folder.
+out="${out:-$resume}"
 mkdir -p "$out" && out="$(cd "$out" && pwd)" || exit 2
+if [ -n "$resume" ]; then
+  resume="$(cd "$resume" && pwd)" || exit 2
+  if [ "$resume" != "$out" ]; then
+    cp -R "$resume/." "$out/" && chmod -R u+w "$out" || exit 2
+  fi
+fi
+[ -w "$out" ] || { echo "$out may not be written to: give --out DIR beside --resume" >&2; exit 2; }
+
 python="${PYTHON:-}"
 [ -n "$python" ] || { [ -x "$root/.venv/bin/python" ] && python="$root/.venv/bin/python" || python=python3; }
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-end=$(($(date +%s) + minutes * 60))
+tenths() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.3g", a * b }'; }
+seconds() { awk -v m="$1" 'BEGIN { printf "%d", m * 60 }'; }
+end=$(($(date +%s) + $(seconds "$minutes")))
 failed=0
 : >"$out/summary.txt"
 
 say() { echo "$*" | tee -a "$out/summary.txt"; }
 
+wanted() { [ -z "$only" ] || [[ "$only" == *",$1,"* ]]; }
+
 # step NAME COMMAND...: the command writes $out/NAME.json or prints; its output is NAME.log, a success leaves NAME.ok.
 step() {
-  local name="$1" left=$((end - $(date +%s)))
+  local name="$1" left=$((end - $(date +%s))) code=0
   shift
-  [ -e "$out/$name.ok" ] && { say "$name: done before"; return; }
-  [ "$left" -gt 5 ] || { say "$name: no time left"; failed=1; return; }
+  wanted "$name" || return 0
+  [ -e "$out/$name.ok" ] && { say "$name: done before"; return 0; }
+  [ "$left" -gt 5 ] || { say "$name: no time left"; failed=1; return 1; }
   local begun=$SECONDS
-  if timeout --signal=INT --kill-after=10 "$left" "$@" >"$out/$name.log" 2>&1; then
+  timeout --signal=INT --kill-after=20 "$left" "$@" >>"$out/$name.log" 2>&1 || code=$?
+  if [ "$code" = 0 ]; then
     touch "$out/$name.ok"
     say "$name: ok, $((SECONDS - begun)) s"
-  else
-    say "$name: FAILED with $?, $((SECONDS - begun)) s, see $name.log"
-    failed=1
+    return 0
   fi
+  failed=1
+  case "$code" in
+    124 | 130 | 137) say "$name: not finished after $((SECONDS - begun)) s, see $name.log; --resume goes on with it" ;;
+    *) say "$name: FAILED with $code, $((SECONDS - begun)) s, see $name.log" ;;
+  esac
+  return 1
 }
 
 gpu=$("$python" -c 'import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else "")' 2>/dev/null)
@@ -60,7 +103,40 @@ if [ -n "$gpu" ]; then
   fi
   step speed_cuda "$python" "$root/benchmarks/ops_speed.py" --device cuda --json "$out/speed_cuda.json"
 fi
-# Training steps are added here, each with its own result file.
 
-say "results in $out"
+# The training: SuperPoint has 0.6 of its minutes, SuperGlue, which learns on the features of that one, 0.4. The plan is
+# kept in DIR, because a training goes on only with the length that it began with.
+train() {
+  local name="$1" minutes="$2" weights="$out/$1/$1.safetensors"
+  shift 2
+  step "train_$name" "$python" -m medrecon.training "$name" --data "$data" --out "$out/$name" --minutes "$minutes" "$@" || return 1
+  # The optimiser's state, two thirds of the folder, is of no more use.
+  if [ -e "$out/train_$name.ok" ] && [ -e "$weights" ]; then rm -f "$out/$name/state.pt"; fi
+}
+
+if wanted train_superpoint || wanted train_superglue || wanted evaluate; then
+  if ls "$data"/*.npz >/dev/null 2>&1; then
+    if [ -e "$out/training_minutes" ]; then
+      training_minutes="$(cat "$out/training_minutes")"
+    else
+      # What is left pays for the other steps, rendering the pool of views and the evaluation.
+      training_minutes="${training_minutes:-$(tenths "$minutes" 0.8)}"
+      echo "$training_minutes" >"$out/training_minutes"
+    fi
+    say "training: $training_minutes minutes, from $(ls "$data"/*.npz | wc -l) shards"
+    train superpoint "$(tenths "$training_minutes" 0.6)" ${superpoint_set[@]+"${superpoint_set[@]}"}
+    if [ -e "$out/superpoint/superpoint.safetensors" ]; then
+      train superglue "$(tenths "$training_minutes" 0.4)" --superpoint "$out/superpoint/superpoint.safetensors" \
+        ${superglue_set[@]+"${superglue_set[@]}"}
+      glue=()
+      if [ -e "$out/superglue/superglue.safetensors" ]; then glue=(--superglue "$out/superglue/superglue.safetensors"); fi
+      step evaluate "$python" -m medrecon.training evaluate --data "$data" --split test --json "$out/evaluate.json" \
+        --superpoint "$out/superpoint/superpoint.safetensors" ${glue[@]+"${glue[@]}"} ${evaluate_set[@]+"${evaluate_set[@]}"}
+    fi
+  else
+    say "training: left out, there are no shards in $(basename "$(dirname "$data")")/$(basename "$data"); medrecon train data --out DIR makes them, --data DIR names them"
+  fi
+fi
+
+say "results in $out ($(du -sm "$out" | cut -f1) MB)"
 exit "$failed"

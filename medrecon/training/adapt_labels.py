@@ -15,8 +15,8 @@ from torch import Tensor
 
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
 from medrecon.training.adapt_views import look, random_crop
-from medrecon.training.detector import peaks
-from medrecon.training.keypoints import score_maps
+from medrecon.training.detector import window_max
+from medrecon.training.keypoints import BORDER_PX, NMS_RADIUS_PX, score_maps
 from medrecon.training.warp import inverse
 
 
@@ -59,7 +59,8 @@ def label_points(probability: Tensor, mask: Tensor, threshold: float, count: int
 
     A strength is the probability of the 3 x 3 pixels round the maximum: under random warps a keypoint moves by a pixel.
     """
-    top = peaks(probability[None], mask[None])[0] & (probability > threshold)
+    top = (probability == window_max(probability[None], NMS_RADIUS_PX)[0]) & (probability > threshold) & mask
+    top[:BORDER_PX], top[-BORDER_PX:], top[:, :BORDER_PX], top[:, -BORDER_PX:] = False, False, False, False
     at = top.nonzero()
     best = at[probability[at[:, 0], at[:, 1]].argsort(descending=True, stable=True)[:count]]
     around = F.avg_pool2d(probability[None, None], 3, 1, 1)[0, 0] * 9

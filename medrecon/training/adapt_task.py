@@ -20,6 +20,7 @@ from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
 from medrecon.training.adapt_views import disturb, look, random_centre, random_crop
 from medrecon.training.descriptor import draw_points, matching_loss, sample
 from medrecon.training.detector import label_loss, soft_labels
+from medrecon.training.exact import product
 from medrecon.training.settings import flat
 from medrecon.training.warp import inverse, transfer
 
@@ -186,7 +187,7 @@ class AdaptTask:
 
         corners = strength[: c.pairs] > c.corner_strength
         xy_a = draw_points(corners, a.masks, c.corners, c.others, generator)
-        xy_b, front = transfer(inverse(b.picture_from_crop) @ a.picture_from_crop, xy_a)
+        xy_b, front = transfer(product(inverse(b.picture_from_crop), a.picture_from_crop), xy_a)
         valid = front & _allowed(a.masks, xy_a) & _allowed(b.masks, xy_b)
         described = cells[: c.pairs], cells[c.pairs :]
         pairs = [sample(m, xy) for m, xy in zip(described, (xy_a, xy_b))]

@@ -33,7 +33,7 @@ def load_runs(folders: list[Path]) -> dict[str, list[dict[str, Any]]]:
 
 
 def series(lines: list[dict[str, Any]]) -> dict[str, tuple[list[float], list[float]]]:
-    """"kind/figure" -> (minutes, values), validation first, in the order in which they appear."""
+    """ "kind/figure" -> (minutes, values), validation first, in the order in which they appear."""
     out: dict[str, tuple[list[float], list[float]]] = {}
     for kind in ("validation", "train"):
         for line in lines:
@@ -84,15 +84,15 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> Path:
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """Steps, minutes and the last validation of every run, as lines of text."""
-    rows = []
+    """A line each for steps, minutes and the figures of the last validation, a column for each run."""
+    columns: dict[str, dict[str, str]] = {}
     for name, lines in runs.items():
         last: dict[str, float] = {}
         for line in lines:
             last = line.get("validation", last)
-        rows.append({"run": name, "steps": f"{lines[-1]['step']}", "minutes": f"{lines[-1]['seconds'] / 60:.1f}"})
-        rows[-1] |= {k: f"{v:.4g}" for k, v in last.items()}
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    wide = {c: max(len(c), *(len(r.get(c, "-")) for r in rows)) for c in columns}
-    lines = [[c for c in columns], *([r.get(c, "-") for c in columns] for r in rows)]
-    return "\n".join("  ".join(cell.ljust(wide[c]) for c, cell in zip(columns, line)).rstrip() for line in lines)
+        facts = {"steps": f"{lines[-1]['step']}", "minutes": f"{lines[-1]['seconds'] / 60:.1f}"}
+        columns[name] = facts | {k: f"{v:.4g}" for k, v in last.items()}
+    names = list(dict.fromkeys(key for facts in columns.values() for key in facts))
+    rows = [["", *columns], *([key, *(facts.get(key, "-") for facts in columns.values())] for key in names)]
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, wide)).rstrip() for row in rows)

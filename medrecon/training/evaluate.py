@@ -22,7 +22,7 @@ from medrecon.errors import InputError
 from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetworkConfig, normalise_keypoints
 from medrecon.training import validation
 from medrecon.training.assignment import mutual_matches
-from medrecon.training.matching_trial import Matcher, MatchingTrial, neighbours
+from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import build_pool
 from medrecon.training.shards import SPLITS, read_shards
@@ -70,7 +70,7 @@ def evaluate(
         cache: folder of rendered pools; None: one below the folder for temporary files.
 
     Returns:
-        "keypoints": {kind: {method: figures}} of SuperPoint with mutual nearest neighbours and of Shi-Tomasi corners;
+        "keypoints": {kind: {method: figures}} of SuperPoint with mutual nearest neighbours and of classical blobs;
         "matching": {method: figures} on SuperPoint's features; the subjects, the trial and the machine.
 
     Raises:
@@ -82,7 +82,7 @@ def evaluate(
     finds = {
         "superpoint": (validation.learned(network, trial.keypoints), validation.nearest()),
         "superpoint + ratio": (validation.learned(network, trial.keypoints), validation.nearest(RATIO)),
-        "shi-tomasi": (validation.shi_tomasi(trial.keypoints), None),
+        "blobs": (validation.classical(trial.keypoints), None),
     }
     keypoints: dict[str, dict[str, Any]] = {}
     kinds = {"flat": Mix(0, 1, 0), "views": Mix(1, 0, 0)} if len(pool.solid_views) else {"flat": Mix(0, 1, 0)}
@@ -99,11 +99,8 @@ def evaluate(
         for name, figures in keypoints[kind].items():
             say(f"{kind}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     del batches
-    shown = MatchingTrial(network, pool, 2 * trial.pairs, trial.keypoints, trial.size, trial.seed, 0.0)
-    matchers: dict[str, Matcher] = {
-        "nearest neighbours": neighbours(1.0),
-        "nearest neighbours + ratio": neighbours(RATIO),
-    }
+    shown = MatchingTrial(network, pool, trial.pairs, trial.keypoints, trial.size, trial.seed)
+    matchers = {"nearest neighbours": validation.nearest(), "nearest neighbours + ratio": validation.nearest(RATIO)}
     if superglue is not None:
         matchers["superglue"] = _superglue(superglue, trial.size, device)
     matching = {name: shown.judge(matcher) for name, matcher in matchers.items()}
@@ -121,7 +118,7 @@ def evaluate(
     }
 
 
-def _superglue(path: Path, size: tuple[int, int], device: torch.device) -> Matcher:
+def _superglue(path: Path, size: tuple[int, int], device: torch.device) -> validation.Match:
     tensors, config = read_weights(path, SuperglueNetwork.format)
     widths = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
     network = SuperglueNetwork(SuperglueNetworkConfig(**widths))

@@ -35,7 +35,7 @@ def card(
     adapted = "derived_from" in p
     parts = [
         f"# {name}",
-        f"{p['what']}. Format `{about['format']}`, {size_bytes / 1e6:.1f} MB.",
+        f"{p['what']}. Format `{about['format']}`, {size_bytes / 1e6:.2g} MB.",
         f"**Licence: {about['license']}**",
         "## Use\n\n" + _use(name, about["format"]),
         "## Data\n\n" + _data(p),

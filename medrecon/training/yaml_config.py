@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from medrecon.config import yaml_file
 from medrecon.config.run_config import merge, parse_override
 from medrecon.errors import ConfigError
-from medrecon.training.settings import Schedule
+from medrecon.training.settings import Schedule, override
 
 RECIPES = Path(__file__).parent / "recipes"
 SECTIONS = ("superpoint", "superglue", "adapt")
@@ -73,7 +73,8 @@ def load_settings(
     given = _section(data, section, name)
     if recipe is not None:
         given = _merged(_section(_recipe(recipe), section, f"recipe {recipe}"), given)
-    for text in overrides:
+    overrides = list(overrides)
+    for text in (t for t in overrides if t.startswith("schedule.")):
         given = _merged(given, parse_override(text))
     if steps is not None or minutes is not None:
         given = _merged(given, {"schedule": {"steps": steps, "minutes": minutes}})
@@ -86,7 +87,10 @@ def load_settings(
         raise ConfigError(f"{place()(('schedule',))}{section}.schedule must be a mapping", "schedule: {minutes: 10}")
     start = {f.name: getattr(schedule, f.name) for f in fields(Schedule)} if schedule else {}
     whole = {**start, **_one_length(length or {})}
-    return build(kind, given, section, place()), build(Schedule, whole, f"{section}.schedule", place("schedule"))
+    settings = build(kind, given, section, place())
+    # Read as ``python -m medrecon.training`` reads them, which has no YAML.
+    settings = override(settings, (t for t in overrides if not t.startswith("schedule.")))
+    return settings, build(Schedule, whole, f"{section}.schedule", place("schedule"))
 
 
 def source_options(overrides: Iterable[str]) -> dict[str, Any]:

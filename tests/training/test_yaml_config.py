@@ -73,7 +73,7 @@ def test_what_is_wrong_is_named(tmp_path, text, words):
 
 def test_unknown_override_is_named(tmp_path):
     with pytest.raises(ConfigError, match="unknown key 'inner.widhts'"):
-        yaml_config.load_settings(Settings, "superpoint", overrides=["inner.widhts=[1, 2]"])
+        yaml_config.load_settings(Settings, "superpoint", overrides=["inner.widhts=1,2"])
 
 
 def test_the_length_given_last_counts(tmp_path):
