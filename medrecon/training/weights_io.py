@@ -8,12 +8,13 @@ byte range of each tensor) and the tensors' bytes (https://github.com/huggingfac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from medrecon.errors import AssetError
 
 VERSION = 1
+N = TypeVar("N", bound=torch.nn.Module)
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 _REMEDY = "export the weights again, or give another file"
 
@@ -80,6 +82,27 @@ def read_weights(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, 
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, struct.error) as e:
         raise AssetError(f"{path} and the .json beside it cannot be read as weights: {e}", _REMEDY) from e
     return tensors, config
+
+
+def load_trained(path: Path, network_class: type[N], device: torch.device) -> tuple[N, str]:
+    """The network of a file of ``write_weights``, frozen, in eval mode on the device, and the file's sha256.
+
+    Args:
+        network_class: ``SuperpointNetwork`` or ``SuperglueNetwork``.
+
+    Raises:
+        AssetError: missing, damaged, or of another network.
+    """
+    path = Path(path)
+    tensors, config = read_weights(path, network_class.format)
+    try:
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        network = network_class(network_class.config_class(**sizes))
+        network.load_state_dict(tensors)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise AssetError(f"{path} does not hold this network: {e}", _REMEDY) from e
+    network.eval().requires_grad_(False).to(device)
+    return network, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _tensor(raw: bytes, begin: int, entry: dict[str, Any]) -> Tensor:

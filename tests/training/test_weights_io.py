@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import asdict
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from medrecon.errors import AssetError
+from medrecon.features.superpoint_network import SuperpointNetwork
 from medrecon.networks.checkpoint import load_checkpoint, save_checkpoint
-from medrecon.training.weights_io import read_weights, write_weights
+from medrecon.testing.networks import small_superpoint
+from medrecon.training.weights_io import load_trained, read_weights, write_weights
 
 TENSORS = {
     "b.weight": torch.linspace(-2, 3, 6).reshape(2, 3),
@@ -49,3 +54,25 @@ def test_damage_is_an_asset_error(tmp_path, damage):
         path.with_suffix(".json").unlink()
     with pytest.raises(AssetError, match="cannot be read as weights"):
         read_weights(path, "medrecon-other" if damage == "format" else "medrecon-test")
+
+
+def test_a_trained_network_is_built_as_it_was_saved(tmp_path):
+    network = small_superpoint()
+    path = tmp_path / "small.safetensors"
+    write_weights(path, network.state_dict(), network.format, asdict(network.config), "Apache-2.0", {})
+    found, digest = load_trained(path, SuperpointNetwork, torch.device("cpu"))
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
+    image = torch.rand(1, 1, 32, 40)
+    for mine, expected in zip(found(image), network(image)):
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("config", [{"head_width": 7}, {"depth": 3}, {"head_width": -1}])
+def test_sizes_that_do_not_fit_the_tensors(tmp_path, config):
+    network = small_superpoint()
+    path = tmp_path / "small.safetensors"
+    sizes = asdict(network.config) | config
+    write_weights(path, network.state_dict(), network.format, sizes, "Apache-2.0", {})
+    with pytest.raises(AssetError, match="small"):
+        load_trained(path, SuperpointNetwork, torch.device("cpu"))
