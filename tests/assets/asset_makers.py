@@ -74,6 +74,7 @@ def offer(monkeypatch, *entries):
     plugin.medrecon_assets = hookimpl(lambda: [TERMS, *entries])
     plugin.medrecon_assets.__name__ = "medrecon_assets"
     monkeypatch.setattr("medrecon.builtins.ASSETS", ())
+    monkeypatch.setattr("medrecon.builtins.shipped_assets", list)
     registry = Plugins([("makers", "tests 1.0", lambda: plugin)])
     assert registry.problems == []
     monkeypatch.setattr("medrecon.plugins.manager.plugins", lambda: registry)

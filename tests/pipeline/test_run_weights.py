@@ -136,8 +136,8 @@ def test_weights_and_acceptance_stand_in_manifest_result_and_report(learned, tmp
         assert closed["acceptance"]["license"] == "my-terms" and closed["acceptance"]["how"] == how
         assert (extra["name"], extra["license"], extra["acceptance"]) == ("extra", "MIT", None)
     assert json.loads((out / "result.json").read_text())["weights"] == [
-        {"name": "closed", "license": "MIT", "accepted": how},
-        {"name": "extra", "license": "MIT", "accepted": None},
+        {"name": "closed", "license": "MIT", "accepted": how, "experimental": False},
+        {"name": "extra", "license": "MIT", "accepted": None, "experimental": False},
     ]
     report = (out / "report.html").read_text()
     words = "in the run file" if how == "run file" else f"on {closed['acceptance']['date']}"

@@ -285,13 +285,13 @@ def test_weights_stand_with_their_licence_and_how_it_was_accepted():
 
     stored = {"license": "magicleap", "how": "stored", "date": "2026-11-22", "url": "https://example.org"}
     weights = [
-        {"name": "a", "license": "MIT", "acceptance": None},
+        {"name": "a", "license": "MIT", "acceptance": None, "experimental": True},
         {"name": "b", "license": "Research", "acceptance": stored},
         {"name": "c", "license": "Research", "acceptance": {**stored, "how": "run file", "date": ""}},
         {},
     ]
     assert provenance({"weights": weights}).weights == (
-        "a: MIT",
+        "a: MIT; experimental weights",
         "b: Research; terms of magicleap accepted on 2026-11-22 (https://example.org)",
         "c: Research; terms of magicleap accepted in the run file (https://example.org)",
         "unnamed: licence not recorded",
