@@ -19,19 +19,19 @@ from typing import Any
 import torch
 
 from medrecon.errors import InputError
-from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetworkConfig, normalise_keypoints
+from medrecon.features.superpoint_network import SuperpointNetwork
+from medrecon.matching.superglue_network import SuperglueNetwork
 from medrecon.training import validation
-from medrecon.training.assignment import mutual_matches
 from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import build_pool
 from medrecon.training.shards import SPLITS, read_shards
-from medrecon.training.superglue import load_superpoint
+from medrecon.training.superglue import matcher
 from medrecon.training.trainer import machine
-from medrecon.training.weights_io import read_weights
+from medrecon.training.weights_io import load_trained
 
 RATIO = 0.85
-ITERATIONS, MATCH_THRESHOLD = 100, 0.2  # as the matcher has them by default
+MATCH_THRESHOLD = 0.2  # as the matcher has it by default
 _BATCH = 8
 
 
@@ -78,7 +78,7 @@ def evaluate(
     """
     cache = cache or Path(tempfile.gettempdir()) / "medrecon-pools"
     pool = build_pool(data, split, trial.views, device=device, seed=trial.seed, cache_dir=cache, say=say)
-    network, digest = load_superpoint(superpoint, device)
+    network, digest = load_trained(superpoint, SuperpointNetwork, device)
     finds = {
         "superpoint": (validation.learned(network, trial.keypoints), validation.nearest()),
         "superpoint + ratio": (validation.learned(network, trial.keypoints), validation.nearest(RATIO)),
@@ -102,8 +102,9 @@ def evaluate(
     shown = MatchingTrial(network, pool, trial.pairs, trial.keypoints, trial.size, trial.seed)
     matchers = {"nearest neighbours": validation.nearest(), "nearest neighbours + ratio": validation.nearest(RATIO)}
     if superglue is not None:
-        matchers["superglue"] = _superglue(superglue, trial.size, device)
-    matching = {name: shown.judge(matcher) for name, matcher in matchers.items()}
+        glue, _ = load_trained(superglue, SuperglueNetwork, device)
+        matchers["superglue"] = matcher(glue, trial.size, MATCH_THRESHOLD)
+    matching = {name: shown.judge(match) for name, match in matchers.items()}
     for name, figures in matching.items():
         say(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return {
@@ -116,21 +117,6 @@ def evaluate(
         "matching": matching,
         "machine": machine(device),
     }
-
-
-def _superglue(path: Path, size: tuple[int, int], device: torch.device) -> validation.Match:
-    tensors, config = read_weights(path, SuperglueNetwork.format)
-    widths = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    network = SuperglueNetwork(SuperglueNetworkConfig(**widths))
-    network.load_state_dict(tensors)
-    network.eval().to(device)
-    height, width = size
-
-    def match(a, b):
-        sides = [(normalise_keypoints(k.xy, (width, height)), k.scores, k.descriptors) for k in (a, b)]
-        return mutual_matches(network(*sides[0], *sides[1], iterations=ITERATIONS), MATCH_THRESHOLD)
-
-    return match
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
