@@ -91,7 +91,7 @@ def _group() -> typer.Typer:
         quiet: bool = QUIET,
     ):
         """Train the matcher on the features of a trained SuperPoint, which stays as it is."""
-        _train("superglue", data, out, minutes, steps, recipe, config, set_, device, cache, quiet, str(superpoint))
+        _train("superglue", data, out, minutes, steps, recipe, config, set_, device, cache, quiet, superpoint)
 
     @group.command("adapt", epilog="Example: medrecon train adapt --data clip.mp4 --out runs/adapted")
     def adapt_command(
@@ -182,6 +182,7 @@ def _train(
     kind: str, data: Path, out: Path, minutes, steps, recipe, config, set_, device, cache, quiet, superpoint=None
 ) -> None:
     from medrecon.networks.device import place
+    from medrecon.networks.weights import weights_path
     from medrecon.pipeline.display import Display, duration
     from medrecon.training.kinds import runner
     from medrecon.training.yaml_config import load_settings
@@ -189,7 +190,7 @@ def _train(
     cls, schedule = _settings_of(kind)
     settings, schedule = load_settings(cls, kind, config, recipe, set_, schedule, steps, minutes)
     if superpoint is not None:
-        settings = replace(settings, superpoint=superpoint)
+        settings = replace(settings, superpoint=str(weights_path(superpoint)))
     weights = out / f"{kind}.safetensors"
     if weights.is_file() and not (out / "state.pt").is_file():
         raise ConfigError(f"{out} holds trained weights whose state is gone", "give another --out")
