@@ -116,7 +116,8 @@ def _group() -> typer.Typer:
         """Fine-tune SuperPoint on your own pictures without labels, and measure on others whether it helped."""
         from medrecon.networks.weights import SUFFIXES
         from medrecon.pipeline.display import Display
-        from medrecon.training.adapt import SCHEDULE, AdaptSettings, adapt, report
+        from medrecon.training.adapt import SCHEDULE, AdaptSettings, adapt
+        from medrecon.training.adapt_report import report
         from medrecon.training.yaml_config import load_settings, source_options
 
         settings, schedule = load_settings(

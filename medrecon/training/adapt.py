@@ -13,7 +13,6 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from medrecon.training import adapt_check
 from medrecon.training.adapt_check import CheckSettings
 from medrecon.training.adapt_data import Frames, load_grey, read_frames
 from medrecon.training.adapt_labels import label_points, mean_probability
+from medrecon.training.adapt_report import report, results_of
 from medrecon.training.adapt_task import AdaptTask, Labelled, LearnSettings
 from medrecon.training.origin import Origin, origin_of
 from medrecon.training.settings import Schedule, flat
@@ -37,8 +37,9 @@ from medrecon.training.trainer import takes_half, train
 from medrecon.types import FrameSet
 from medrecon.types.storage import read_npz, write_bytes_atomic, write_json, write_npz
 
-SCHEMA = 1
 WEIGHTS = "superpoint-adapted"
+# Held-out pictures whose losses are watched while it trains.
+WATCHED = 8
 SCHEDULE = Schedule(minutes=10.0, log_every=10, validations=6)
 
 
@@ -116,7 +117,7 @@ def adapt(
         half = takes_half(schedule.precision, where)
         network = network.to(where, memory_format=torch.channels_last)
         learn = _labelled(out / "labels.npz", network, frames.learn, settings.learn, half, display)
-        held = _labelled(out / "labels_held_out.npz", network, frames.held_out, settings.learn, half, display, few=8)
+        held = _labelled(out / "labels_held_out.npz", network, frames.held_out, settings.learn, half, display, WATCHED)
     provenance = _provenance(frames, origin, settings)
 
     def export(folder: Path, facts: dict[str, Any]) -> None:
@@ -130,7 +131,7 @@ def adapt(
         )
     with display.during("after", "measure the adapted weights"):
         after = _measured(out / "after.json", frames.held_out, path, device, settings, display)
-    results = _results(frames, origin, settings, summary, before, after)
+    results = results_of(frames, origin, settings.learn.seed, summary, before, after)
     write_json(done, results)
     write_bytes_atomic(out / "results.md", report(results).encode())
     shutil.rmtree(work, ignore_errors=True)
@@ -144,7 +145,9 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         other = [k for k in sorted(before.keys() | identity.keys()) if before.get(k) != identity.get(k)]
-        if other:
+        if other and not (out / "before.json").is_file():
+            shutil.rmtree(out / "pictures", ignore_errors=True)  # it did not get beyond reading them
+        elif other:
             what = "; ".join(f"{k} was {before.get(k)!r}, is {identity.get(k)!r}" for k in other)
             raise ConfigError(f"{out} holds an adaptation with other settings: {what}", "give another --out")
     elif out.is_dir() and any(out.iterdir()):
@@ -218,64 +221,3 @@ def _provenance(frames: Frames, origin: Origin, settings: AdaptSettings) -> dict
         "settings": flat(settings),
         "seed": settings.learn.seed,
     }
-
-
-def _results(
-    frames: Frames, origin: Origin, settings: AdaptSettings, summary: dict, before: dict, after: dict
-) -> dict[str, Any]:
-    from medrecon.pipeline.manifest import machine, package_versions
-
-    table = adapt_check.compare(before, after, settings.learn.seed)
-    verdict = adapt_check.verdict(table)
-    return {
-        "schema": SCHEMA,
-        "what": "adapt",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "source": frames.source,
-        "frames": {"read": frames.n_read, "learn": len(frames.learn), "held_out": len(frames.held_out)},
-        "derived_from": origin.facts(),
-        "license": origin.derived_license,
-        "training": summary,
-        "verdict": verdict,
-        "advice": advice(verdict, summary, len(frames.learn)),
-        "table": table,
-        "before": before,
-        "after": after,
-        "machine": machine(),
-        "versions": package_versions(),
-    }
-
-
-def advice(verdict: str, summary: dict[str, Any], n_learn: int) -> list[str]:
-    """What to do with the result."""
-    if verdict == "better":
-        return ["use the adapted weights on pictures of this kind; on others measure first"]
-    out = ["keep the starting weights for this material"]
-    if verdict == "worse":
-        out.append("learn more gently: --set learn.learning_rate=1e-5, --set learn.pull=1")
-    if summary["steps"] < 500:
-        out.append(f"train longer: {summary['steps']} steps are few (--minutes)")
-    if n_learn < 30:
-        out.append(f"give more frames: {n_learn} are few (--set frames=100)")
-    out.append(
-        "look at the keypoints: if the masks are wrong, cut burned-in text off with -o crop=[x, y, width, height]"
-    )
-    return out
-
-
-def report(results: dict[str, Any]) -> str:
-    """results.md: verdict, table, advice."""
-    words = {
-        "better": "Adapting helped on the held-out frames.",
-        "worse": "Adapting made it worse on the held-out frames.",
-        "unclear": "No clear gain on the held-out frames.",
-    }
-    f = results["frames"]
-    return (
-        f"{words[results['verdict']]}\n\n"
-        f"{f['learn']} frames learnt from, {f['held_out']} held out, {results['training']['steps']} steps in "
-        f"{results['training']['seconds'] / 60:.1f} min. Licence of the weights: {results['license']}.\n\n"
-        + adapt_check.markdown(results["table"])
-        + "\n"
-        + "".join(f"- {line}\n" for line in results["advice"])
-    )

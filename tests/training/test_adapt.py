@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import medrecon
-from medrecon.errors import AssetError, ConfigError
+from medrecon.errors import AssetError, ConfigError, InputError
 from medrecon.features.superpoint_network import SuperpointNetwork, SuperpointNetworkConfig
 from medrecon.networks.checkpoint import save_network
 from medrecon.pipeline.display import Display
@@ -110,6 +110,13 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, pictures, start):
     with pytest.raises(AssetError):
         run(pictures, tmp_path / "absent.safetensors", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_settings_may_change_until_something_was_measured(tmp_path, pictures, start):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="too few"):
+        run(pictures, start, out, stride=3)
+    assert run(pictures, start, out)["frames"]["read"] == 22
 
 
 def origin(license, name="superpoint"):
