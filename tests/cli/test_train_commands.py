@@ -146,6 +146,8 @@ def test_printed_settings_can_be_given_back(capfd, tmp_path):
         (["superpoint", "--data", "absent", "--out", "{tmp}/o", "--device", "tpu"], 2, "there is no device 'tpu'"),
         (["superpoint", "--data", "absent", "--out", "{tmp}/o", "--steps", "1", "--minutes", "1"], 2, "steps or minutes"),
         (["superglue", "--data", "{shards}", "--out", "{tmp}/o", "--superpoint", "no.safetensors", "--set", "views=4"], 3, "no.safetensors"),
+        (["data", "--out", "{shards}"], 2, "holds shards already"),
+        (["data", "--out", "{tmp}/o", "--only", "no-such-shard"], 3, "no-such-shard"),
         (["export", "{tmp}", "--out", "{tmp}/o"], 3, "holds no training"),
         (["curves", "{tmp}"], 3, "holds no curves"),
         (["settings", "superglu"], 2, "there is no training 'superglu'"),

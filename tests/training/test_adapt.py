@@ -20,6 +20,7 @@ from medrecon.pipeline.display import Display
 from medrecon.training.adapt import AdaptSettings, adapt
 from medrecon.training.adapt_check import CheckSettings
 from medrecon.training.adapt_task import LearnSettings
+from medrecon.training.export import export
 from medrecon.training.origin import NOT_STATED, Origin, origin_of
 from medrecon.training.settings import Schedule
 
@@ -77,6 +78,12 @@ def test_from_pictures_to_weights_and_once_only(tmp_path, pictures, start):
     for path in out.glob("*"):
         if path.suffix in (".json", ".md", ".jsonl"):
             assert "PATIENT" not in path.read_text() and str(tmp_path) not in path.read_text()
+
+    export(out, tmp_path / "w", name="mine")
+    card = (tmp_path / "w" / "mine.md").read_text()
+    assert "**Licence: for the ward's own research only (derived from " in card and "5 frames" in card
+    assert json.loads((tmp_path / "w" / "mine.json").read_text())["license"] == about["license"]
+    assert str(tmp_path) not in card and "PATIENT" not in card
 
     stamp = os.stat(weights).st_mtime_ns
     assert run(pictures, start, out) == results and os.stat(weights).st_mtime_ns == stamp
