@@ -20,7 +20,7 @@ from medrecon.training.assignment import assignment_loss
 from medrecon.training.true_matches import Labels
 
 # Factors on the cosine, and cosines from which a match is better than none, that ``fit_sharpness`` chooses from.
-_SHARPNESS = (5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0)
+_SHARPNESS = (3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0)
 _LEAST_COSINE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
