@@ -37,7 +37,7 @@ def results_of(
         "license": origin.derived_license,
         "training": summary,
         "verdict": verdict,
-        "advice": advice(verdict, summary, len(frames.learn)),
+        "advice": advice(verdict, table, summary, len(frames.learn)),
         "table": table,
         "before": before,
         "after": after,
@@ -46,10 +46,18 @@ def results_of(
     }
 
 
-def advice(verdict: str, summary: dict[str, Any], n_learn: int) -> list[str]:
+def advice(verdict: str, table: list[dict[str, Any]], summary: dict[str, Any], n_learn: int) -> list[str]:
     """What to do with the result."""
     if verdict == "better":
-        return ["use the adapted weights on pictures of this kind; on others measure first"]
+        out = ["use the adapted weights on pictures of this kind; on others measure first"]
+        warped = {r["figure"]: r for r in table if r["gap"] == "warp"}
+        fell = [n for n in adapt_check.WARP_FIGURES if warped[n]["high"] is not None and warped[n]["high"] < 0]
+        if fell:
+            out.append(
+                f"under strong known homographies it is worse ({', '.join(fell)}): where views turn or zoom a lot, "
+                "compare with `medrecon bench front-ends`, or learn the detector less, --set learn.detector=0.1"
+            )
+        return out
     out = ["keep the starting weights for this material"]
     if verdict == "worse":
         out.append("learn more gently: --set learn.learning_rate=1e-5, --set learn.pull=1")

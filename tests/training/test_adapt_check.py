@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medrecon.training import adapt_check
+from medrecon.training.adapt_report import advice
 from medrecon.types import Matches
 
 
@@ -67,3 +68,14 @@ def test_the_interval_is_that_of_the_mean_of_paired_changes():
 )
 def test_verdict(after, more, expected):
     assert adapt_check.verdict(adapt_check.compare(rows([100] * 4), rows(after, **more), 0)) == expected
+
+
+def test_a_gain_that_costs_something_is_not_praised_alone():
+    def warped(value):
+        return [{"frame": i, "repeatability": value, "accuracy": 0.5, "correct": 10} for i in range(3)]
+
+    before, after = rows([100] * 4), rows([110, 112, 111, 113])
+    for repeated, words in ((0.6, 1), (0.4, 2)):
+        table = adapt_check.compare(before | {"warps": warped(0.5)}, after | {"warps": warped(repeated)}, 0)
+        lines = advice(adapt_check.verdict(table), table, {"steps": 900}, 50)
+        assert len(lines) == words and ("repeatability" in lines[-1]) == (words == 2)
