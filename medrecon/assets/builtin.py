@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from medrecon.assets.catalogue import Asset, Carrier, License, Url
+from medrecon.assets.training_data import TRAINING_DATA
 
 MAGICLEAP = License(
     name="magicleap",
@@ -130,4 +131,5 @@ ASSETS: tuple[Asset, ...] = (
             ),
         ),
     ),
+    *TRAINING_DATA,
 )
