@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fixed number of SuperPoint keypoints for each picture of a batch, found on the training device.
+"""A fixed number of keypoints with SuperPoint's descriptors for each picture of a batch, on the training device.
 
-The same as ``medrecon.features.superpoint_keypoints`` finds in one picture, except that keypoints stay on pixels and
-that their number does not depend on the picture: batches of equal size are what a matcher is trained on.
+The same as the extractor finds in one picture with the detector "superpoint" or "shi-tomasi", except that keypoints
+stay on pixels and that their number does not depend on the picture: batches of equal size are what a matcher is trained
+on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from medrecon.features.superpoint_keypoints import local_maxima
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
 
+DETECTORS = ("superpoint", "shi-tomasi")
 NMS_RADIUS_PX = 4
 BORDER_PX = 4
 
@@ -26,7 +28,7 @@ class Keypoints(NamedTuple):
 
     Attributes:
         xy: float32 [B, K, 2] px, centres of pixels.
-        scores: float32 [B, K], how probable a keypoint is there.
+        scores: float32 [B, K], how probable a keypoint is there, or ``corner_scores``.
         descriptors: float32 [B, K, D] of unit length.
         valid: bool [B, K]; False where the mask had no pixel left: a random place off the object, to be ignored.
     """
@@ -44,10 +46,9 @@ def find_keypoints(
     masks: Tensor,
     count: int,
     generator: torch.Generator,
-    threshold: float = 0.0,
-    nms_radius_px: int = NMS_RADIUS_PX,
+    detector: str = "superpoint",
 ) -> Keypoints:
-    """The strongest ``count`` local maxima above ``threshold`` inside the mask; where there are fewer, random pixels.
+    """The strongest ``count`` local maxima inside the mask; where there are fewer, random pixels.
 
     Random pixels of the mask fill up as in the training of SuperGlue (Sarlin et al., CVPR 2020, appendix), so that
     every picture gives as many tokens; they have the scores and descriptors of their places.
@@ -59,16 +60,19 @@ def find_keypoints(
         masks: bool [B, H, W], True = keypoints allowed.
         count: at most the number of pixels in whole cells.
         generator: of the random pixels; on the images' device.
+        detector: one of ``DETECTORS``; the descriptors are the network's in any case.
     """
     half = torch.autocast("cuda", torch.float16) if images.is_cuda else nullcontext()
     with half:
-        logits, cells = network(images.contiguous(memory_format=torch.channels_last))
-    probability = score_maps(logits)
-    picked = _pick(probability, masks, count, generator, threshold, nms_radius_px)
-    width = probability.shape[2]
+        encoded = network.encode(images.contiguous(memory_format=torch.channels_last))
+        cells = network.describe(encoded)
+        maps = score_maps(network.detect(encoded)) if detector == "superpoint" else None
+    height, width = (CELL_PX * n for n in cells.shape[2:])
+    maps = corner_scores(images)[:, :height, :width] if maps is None else maps
+    picked = _pick(maps, masks[:, :height, :width], count, generator)
     row, column = picked // width, picked % width
-    scores = probability.flatten(1).gather(1, picked)
-    valid = masks[:, : probability.shape[1], :width].flatten(1).gather(1, picked)
+    scores = maps.flatten(1).gather(1, picked)
+    valid = masks[:, :height, :width].flatten(1).gather(1, picked)
     xy = torch.stack([column, row], 2) + 0.5
     return Keypoints(xy, scores, sample_descriptors(cells, row, column), valid)
 
@@ -76,6 +80,22 @@ def find_keypoints(
 def score_maps(logits: Tensor) -> Tensor:
     """logits [B, 65, h, w] -> float32 [B, 8 h, 8 w]: how probable a keypoint is in each pixel."""
     return F.pixel_shuffle(logits.float().softmax(1)[:, :-1], CELL_PX)[:, 0]
+
+
+def corner_scores(images: Tensor) -> Tensor:
+    """images float [B, 1, H, W] in 0..1 -> float32 [B, H, W], as ``medrecon.features.classical_points.corner_scores``.
+
+    The root of the lesser eigenvalue of the mean structure tensor in 3 x 3 px (Shi and Tomasi, "Good features to
+    track", CVPR 1994, section 4), with Sobel's derivatives.
+    """
+    smooth, slope = images.new_tensor([1, 2, 1]) / 4, images.new_tensor([-1, 0, 1]) / 2
+    with torch.autocast(images.device.type, enabled=False):
+        kernels = torch.stack([smooth[:, None] * slope, slope[:, None] * smooth])[:, None].float()
+        gx, gy = F.conv2d(F.pad(images.float(), (1, 1, 1, 1), mode="reflect"), kernels).unbind(1)
+        products = torch.stack([gx * gx, gy * gy, gx * gy], 1)
+        xx, yy, xy = F.avg_pool2d(F.pad(products, (1, 1, 1, 1), mode="reflect"), 3, 1).unbind(1)
+    least = (xx + yy) / 2 - ((xx - yy).square() / 4 + xy.square()).sqrt()
+    return least.clamp(0, 1).sqrt()
 
 
 def sample_descriptors(cells: Tensor, row: Tensor, column: Tensor) -> Tensor:
@@ -99,17 +119,14 @@ def sample_descriptors(cells: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return F.normalize(mixed, dim=1).transpose(1, 2)
 
 
-def _pick(
-    probability: Tensor, masks: Tensor, count: int, generator: torch.Generator, threshold: float, radius: int
-) -> Tensor:
-    """int64 [B, count]: flat indices into the score maps, the best first."""
-    _, height, width = probability.shape
-    inner = torch.zeros((height, width), dtype=torch.bool, device=probability.device)
-    inner[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
-    allowed = masks[:, :height, :width]
-    maxima = local_maxima(probability, radius) & (probability > threshold) & allowed & inner
+def _pick(maps: Tensor, masks: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """int64 [B, count]: flat indices into the score maps [B, H, W], the best first."""
+    inner = torch.zeros_like(masks)
+    inner[:, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
+    allowed = masks & inner
+    maxima = local_maxima(maps, NMS_RADIUS_PX) & (maps > 0) & allowed
     # Three storeys: off the object, a random pixel of it, a local maximum by its score.
-    rank = torch.rand(probability.shape, generator=generator, device=probability.device)
-    rank = torch.where(allowed & inner, rank, rank - 2)
-    rank = torch.where(maxima, probability + 2, rank)
+    rank = torch.rand(maps.shape, generator=generator, device=maps.device)
+    rank = torch.where(allowed, rank, rank - 2)
+    rank = torch.where(maxima, maps + 2, rank)
     return rank.flatten(1).topk(count).indices

@@ -26,13 +26,21 @@ class MatchingTrial:
         keypoints: of each picture; random places fill up.
         size: (height, width) of the crops, px.
         seed: decides the pairs.
+        detector: see ``find_keypoints``.
 
     Attributes:
         examples: keypoints of a and b and the labels of every batch.
     """
 
     def __init__(
-        self, network: SuperpointNetwork, pool: ViewPool, pairs: int, keypoints: int, size: tuple[int, int], seed: int
+        self,
+        network: SuperpointNetwork,
+        pool: ViewPool,
+        pairs: int,
+        keypoints: int,
+        size: tuple[int, int],
+        seed: int,
+        detector: str = "superpoint",
     ):
         kinds = {"mixed": None, "views": Mix(1, 0, 0)} if len(pool.solid_views) else {"mixed": None}
         self._batches: dict[str, list[PairBatch]] = {}
@@ -43,7 +51,7 @@ class MatchingTrial:
             for start in range(0, pairs, _BATCH):
                 one = step_seed(seed, start)
                 batch = draw_pairs(pool, min(_BATCH, pairs - start), size, one, mix, pinhole=kind == "views")
-                a, b = keypoints_of(network, batch, keypoints, one)
+                a, b = keypoints_of(network, batch, keypoints, one, detector)
                 self._batches[kind].append(batch)
                 self._found |= {id(batch.image_a): a, id(batch.image_b): b}
                 self.examples.append((a, b, label_matches(batch, a.xy, a.valid, b.xy, b.valid)))
@@ -61,10 +69,12 @@ class MatchingTrial:
         return out | {"recall": found / max(sum(int((true >= 0).sum()) for _, true in answers), 1)}
 
 
-def keypoints_of(network: SuperpointNetwork, batch: PairBatch, count: int, seed: int) -> tuple[Keypoints, Keypoints]:
+def keypoints_of(
+    network: SuperpointNetwork, batch: PairBatch, count: int, seed: int, detector: str = "superpoint"
+) -> tuple[Keypoints, Keypoints]:
     """Keypoints of the pictures a and b, found together."""
     images, masks = torch.cat([batch.image_a, batch.image_b]), torch.cat([batch.mask_a, batch.mask_b])
     generator = torch.Generator(images.device).manual_seed(seed)
-    both = find_keypoints(network, images, masks, count, generator)
+    both = find_keypoints(network, images, masks, count, generator, detector)
     n = len(batch.image_a)
     return Keypoints(*(t[:n] for t in both)), Keypoints(*(t[n:] for t in both))

@@ -17,7 +17,7 @@ from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
 from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetworkConfig, normalise_keypoints
 from medrecon.training import validation
 from medrecon.training.assignment import assignment_loss, mutual_matches
-from medrecon.training.keypoints import Keypoints
+from medrecon.training.keypoints import DETECTORS, Keypoints
 from medrecon.training.matching_trial import MatchingTrial, keypoints_of
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import ViewPool, build_pool
@@ -46,6 +46,8 @@ class SuperglueSettings:
             descriptors' length leaves room for positions (see ``superglue_start``).
         image_px: (height, width) of the crops.
         keypoints: of each picture; random places fill up.
+        detectors: whose keypoints, step by step in turns (see ``keypoints.DETECTORS``); validation takes the first's.
+            Both, so that one matcher serves either and the better one is chosen by measuring.
         pairs: in each step.
         learning_rate: at its height.
         bin_rate: learning rate of the dustbins' score, a single number that has far to go, as a multiple.
@@ -65,6 +67,7 @@ class SuperglueSettings:
     encoder_widths: tuple[int, ...] = (32, 64, 128, 256)
     image_px: tuple[int, int] = (192, 256)
     keypoints: int = 320
+    detectors: tuple[str, ...] = DETECTORS
     pairs: int = 64
     learning_rate: float = 1e-3
     bin_rate: float = 10.0
@@ -82,6 +85,8 @@ class SuperglueSettings:
             raise ConfigError(f"image_px {self.image_px} must be multiples of {CELL_PX}", "for example 192,256")
         if not 2 <= self.keypoints <= self.image_px[0] * self.image_px[1]:
             raise ConfigError(f"keypoints is {self.keypoints}", "give at least 2, at most the number of pixels")
+        if not self.detectors or not set(self.detectors) <= set(DETECTORS):
+            raise ConfigError(f"detectors {self.detectors}", f"one or more of: {', '.join(DETECTORS)}")
         if self.pairs < 1 or self.sinkhorn_iterations < 1 or self.validation_pairs < 1:
             raise ConfigError("pairs, sinkhorn_iterations and validation_pairs must be at least 1", "raise them")
 
@@ -115,7 +120,13 @@ class SuperglueTask:
             raise ConfigError(f"superglue: {e}", "correct the network's size") from e
         s = settings
         self._trial = MatchingTrial(
-            self.superpoint, validation_pool, s.validation_pairs, s.keypoints, s.image_px, _VALIDATION_SEED
+            self.superpoint,
+            validation_pool,
+            s.validation_pairs,
+            s.keypoints,
+            s.image_px,
+            _VALIDATION_SEED,
+            s.detectors[0],
         )
         self._baselines: dict[str, float] = {}
         with torch.random.fork_rng(devices=[]):
@@ -129,7 +140,7 @@ class SuperglueTask:
         s = self.settings
         seed = step_seed(s.seed, -1)
         batch = draw_pairs(self._pool, s.pairs, s.image_px, seed, s.mix)
-        a, b = keypoints_of(self.superpoint, batch, s.keypoints, seed)
+        a, b = keypoints_of(self.superpoint, batch, s.keypoints, seed, s.detectors[0])
         labels = label_matches(batch, a.xy, a.valid, b.xy, b.valid)
         return fit_sharpness([(a.descriptors, b.descriptors)], [labels], s.sinkhorn_iterations)
 
@@ -154,7 +165,7 @@ class SuperglueTask:
         s = self.settings
         seed = step_seed(s.seed, step)
         batch = draw_pairs(self._pool, s.pairs, s.image_px, seed, s.mix)
-        a, b = keypoints_of(self.superpoint, batch, s.keypoints, seed)
+        a, b = keypoints_of(self.superpoint, batch, s.keypoints, seed, s.detectors[step % len(s.detectors)])
         labels = label_matches(batch, a.xy, a.valid, b.xy, b.valid)
         loss, parts = assignment_loss(log_plan(self.network, a, b, s.image_px, s.sinkhorn_iterations), labels)
         partners = (labels.of_a >= 0).sum() / s.pairs

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from medrecon.features import classical_points
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.networks.checkpoint import save_network
 from medrecon.testing.networks import small_superpoint
-from medrecon.training.keypoints import find_keypoints
+from medrecon.training.keypoints import DETECTORS, corner_scores, find_keypoints
 
 HEIGHT, WIDTH = 96, 120
 
@@ -32,28 +33,39 @@ def network():
     return small_superpoint()
 
 
-def batch(network, count, images=None, masks=None, seed=0):
+def batch(network, count, images=None, masks=None, seed=0, detector="superpoint"):
     images = pictures() if images is None else images
     masks = half_mask() if masks is None else masks
     tensor = torch.from_numpy(images.astype(np.float32) / 255)[:, None]
-    return find_keypoints(network, tensor, torch.from_numpy(masks), count, torch.Generator().manual_seed(seed))
+    return find_keypoints(
+        network, tensor, torch.from_numpy(masks), count, torch.Generator().manual_seed(seed), detector
+    )
 
 
-def test_the_strongest_are_the_extractors(network, tmp_path):
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_strongest_are_the_extractors(network, tmp_path, detector):
     count = 40
     save_network(tmp_path / "small.safetensors", network, "Apache-2.0", {})
     config = SuperpointExtractorConfig(
-        weights=tmp_path / "small.safetensors", max_keypoints=count, threshold=0, device="cpu"
+        weights=tmp_path / "small.safetensors", max_keypoints=count, threshold=0, detector=detector, device="cpu"
     )
     extractor = SuperpointExtractor(config)
-    found = batch(network, count)
+    found = batch(network, count, detector=detector)
+    # The product puts corners between the pixels, and reads descriptors there.
+    between_pixels, turned = (0.0, 1e-5) if detector == "superpoint" else (0.49, 0.05)
     for i, (image, mask) in enumerate(zip(pictures(), half_mask())):
         expected = extractor.extract(image, mask)
         assert len(expected) == count
-        np.testing.assert_allclose(found.xy[i], expected.xy, atol=1e-5)
+        np.testing.assert_allclose(found.xy[i], expected.xy, atol=between_pixels + 1e-5)
         np.testing.assert_allclose(found.scores[i], expected.scores, rtol=1e-4)
-        np.testing.assert_allclose(found.descriptors[i], expected.descriptors, atol=1e-5)
+        np.testing.assert_allclose(found.descriptors[i], expected.descriptors, atol=turned)
     assert found.valid.all()
+
+
+def test_corners_are_those_of_the_product():
+    image = pictures()[0]
+    found = corner_scores(torch.from_numpy(image.astype(np.float32) / 255)[None, None])[0]
+    np.testing.assert_allclose(found, classical_points.corner_scores(image), atol=2e-4)
 
 
 def test_random_pixels_fill_up(network):

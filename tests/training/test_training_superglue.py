@@ -157,6 +157,10 @@ def test_a_step_depends_on_its_number_alone(superpoint):
     second.loss(0, 0.0)
     assert torch.equal(first.loss(5, 0.5)[0], second.loss(5, 0.5)[0])
     assert not torch.equal(first.loss(6, 0.5)[0], second.loss(5, 0.5)[0])
+    # Detectors take turns.
+    alone = make_task(superpoint, detectors=("superpoint",))
+    assert torch.equal(first.loss(6, 0.5)[0], alone.loss(6, 0.5)[0])
+    assert not torch.equal(first.loss(5, 0.5)[0], alone.loss(5, 0.5)[0])
 
 
 def test_trained_weights_are_read_by_the_matcher(superpoint, tmp_path):
@@ -238,5 +242,7 @@ def test_half_precision_changes_little(superpoint):
 def test_sizes_that_cannot_be(superpoint):
     with pytest.raises(ConfigError, match="image_px"):
         dataclasses.replace(SMALL, image_px=(60, 80))
+    with pytest.raises(ConfigError, match="detectors"):
+        dataclasses.replace(SMALL, detectors=("harris",))
     with pytest.raises(ConfigError, match="heads"):
         make_task(superpoint, width=49)
