@@ -55,7 +55,7 @@ def advice(verdict: str, table: list[dict[str, Any]], summary: dict[str, Any], n
         if fell:
             out.append(
                 f"under strong known homographies it is worse ({', '.join(fell)}): where views turn or zoom a lot, "
-                "compare with `medrecon bench front-ends`, or learn the detector less, --set learn.detector=0.1"
+                "compare with `medrecon bench front-ends`, or learn the detector less, --set learn.detector=0.02"
             )
         return out
     out = ["keep the starting weights for this material"]

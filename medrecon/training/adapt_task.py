@@ -54,7 +54,7 @@ class LearnSettings:
     corners: int = 192
     others: int = 32
     learning_rate: float = 3e-5
-    detector: float = 0.5
+    detector: float = 0.1
     pull: float = 0.1
     temperature: float = 20.0
     seed: int = 0
