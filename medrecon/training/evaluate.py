@@ -22,6 +22,7 @@ from medrecon.errors import InputError
 from medrecon.features.superpoint_network import SuperpointNetwork
 from medrecon.matching.superglue_network import SuperglueNetwork
 from medrecon.training import validation
+from medrecon.training.keypoints import DETECTORS
 from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import build_pool
@@ -71,7 +72,8 @@ def evaluate(
 
     Returns:
         "keypoints": {kind: {method: figures}} of SuperPoint with mutual nearest neighbours and of classical blobs;
-        "matching": {method: figures} on SuperPoint's features; the subjects, the trial and the machine.
+        "matching": {method: figures} with SuperPoint's descriptors on keypoints of its own ("superglue") and on corners
+        ("superglue on shi-tomasi"); the subjects, the trial and the machine.
 
     Raises:
         InputError: the shards have nothing of this split.  AssetError: weights that cannot be read.
@@ -99,12 +101,16 @@ def evaluate(
         for name, figures in keypoints[kind].items():
             say(f"{kind}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     del batches
-    shown = MatchingTrial(network, pool, trial.pairs, trial.keypoints, trial.size, trial.seed)
     matchers = {"nearest neighbours": validation.nearest(), "nearest neighbours + ratio": validation.nearest(RATIO)}
     if superglue is not None:
         glue, _ = load_trained(superglue, SuperglueNetwork, device)
         matchers["superglue"] = matcher(glue, trial.size, MATCH_THRESHOLD)
-    matching = {name: shown.judge(match) for name, match in matchers.items()}
+    matching = {}
+    for detector in DETECTORS:
+        shown = MatchingTrial(network, pool, trial.pairs, trial.keypoints, trial.size, trial.seed, detector)
+        where = "" if detector == DETECTORS[0] else f" on {detector}"
+        matching |= {name + where: shown.judge(match) for name, match in matchers.items()}
+        del shown  # its pictures
     for name, figures in matching.items():
         say(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     return {
