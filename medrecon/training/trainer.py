@@ -64,8 +64,18 @@ class Task(Protocol):
         """Write the trained weights; ``facts`` (steps, seconds, validation) belong into their provenance."""
 
 
-def train(task: Task, schedule: Schedule, out: Path, device: torch.device, say: Callable[[str], None]) -> dict:
+def train(
+    task: Task,
+    schedule: Schedule,
+    out: Path,
+    device: torch.device,
+    say: Callable[[str], None],
+    about: dict | None = None,
+) -> dict:
     """Train until the schedule ends, or go on with the training that ``out`` holds. Returns the summary, also on disk.
+
+    Args:
+        about: further facts for the summary: the data and their licences.
 
     SIGINT ends the current step, writes a checkpoint and raises KeyboardInterrupt.
 
@@ -140,6 +150,7 @@ def train(task: Task, schedule: Schedule, out: Path, device: torch.device, say: 
         "validation": state.validation,
         "settings": state.identity,
         "machine": machine(device),
+        **(about or {}),
     }
     _write_json(out / "summary.json", summary)
     task.export(out, summary)
