@@ -2,7 +2,8 @@
 """The pool of pictures from which a training run draws its pairs, rendered once on the device that trains.
 
 Volumes give groups of views that look at the same spot (as G-buffers, to be lit later) and oblique slices; photographs
-are what they are. Deterministic: shards, split, number, size, seed and kind of device decide everything.
+are what they are; a few synthetic shapes join the training. Deterministic: shards, split, number, size, seed and kind
+of device decide everything.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrecon.errors import InputError
-from medrecon.training import cameras
+from medrecon.training import cameras, shapes
 from medrecon.training.exact import times
 from medrecon.training.raycast import Ramp, VolumeCaster, sample_volume
 from medrecon.training.shards import Shard, read_shards
 from medrecon.training.texture import SolidTexture, wavelength
 
-_VERSION = 2  # of everything that decides the pictures; cached pools of another version are rendered again
-_SHARE_VIEWS, _SHARE_SLICES = 0.65, 0.2  # the rest are photographs
+_VERSION = 3  # of everything that decides the pictures; cached pools of another version are rendered again
+_SHARE_VIEWS, _SHARE_SLICES, _SHARE_SHAPES = (
+    0.65,
+    0.2,
+    0.05,
+)  # the rest are photographs; shapes come on top, then all are scaled
 _GROUPS_PER_CASTER = 3  # groups that share an opacity ramp, and so a map of empty space
+_SHAPES_AT_ONCE = 32
 _NORMAL = 127.0  # int8 of a unit component
 
 # name: low, width, opacity per mm, value at which the grey is brightest; in HU for CT, in parts of the brightest tissue
@@ -168,9 +174,11 @@ class _Builder:
         photos = [s for s in self.shards if s.photos is not None]
         shares = [_SHARE_VIEWS * bool(scenes), _SHARE_SLICES * bool(volumes)]
         shares.append((1 - _SHARE_VIEWS - _SHARE_SLICES) * bool(photos))
+        # Corners that are certain, for the training alone: others are judged on what is real.
+        shares.append(_SHARE_SHAPES * (self.shards[0].meta.split == "train"))
         total = sum(shares)
-        n_slices, n_photos = (round(views * share / total) for share in shares[1:])
-        n_views = views - n_slices - n_photos if scenes else 0
+        n_slices, n_photos, n_shapes = (round(views * share / total) for share in shares[1:])
+        n_views = views - n_slices - n_photos - n_shapes if scenes else 0
         for i, (shard, n) in enumerate(zip(scenes, _split(n_views, len(scenes)))):
             self._add_scene(shard, n, self._draw(0, i))
             self.say(f"rendered {shard.meta.name}: {sum(len(p['flat']) for p in self.parts)} of {views} pictures")
@@ -179,6 +187,7 @@ class _Builder:
         counts = _split(n_photos, len(photos), [len(s.photos) for s in photos])
         for i, (shard, n) in enumerate(zip(photos, counts)):
             self._add_photos(shard, n, self._draw(2, i))
+        self._add_shapes(n_shapes)
         if not self.parts:
             raise InputError(
                 "nothing can be seen in these shards", "build the shards again: medrecon train data --out DIR"
@@ -308,6 +317,15 @@ class _Builder:
             crop = F.interpolate(crop, (h, w), mode="bilinear", align_corners=False, antialias=True)
             pictures.append(crop[0, 0].round().clamp(0, 255).to(torch.uint8))
         self._add_flat(pictures, [torch.ones(h, w, dtype=torch.bool, device=self.device)] * len(pictures))
+
+    def _add_shapes(self, n: int) -> None:
+        """A few at a time, which bounds the memory."""
+        w, h = self.size
+        everywhere = torch.ones(h, w, dtype=torch.bool, device=self.device)
+        for start in range(0, n, _SHAPES_AT_ONCE):
+            many = min(_SHAPES_AT_ONCE, n - start)
+            drawn = shapes.draw_shapes(many, (h, w), self.seed * 100_003 + start, self.device)
+            self._add_flat(list(_bytes(drawn.image[:, 0])), [everywhere] * many)
 
     def _add_flat(self, pictures: list[Tensor], solids: list[Tensor]) -> None:
         if not pictures:

@@ -8,12 +8,16 @@ has the same depth. All functions are batched and free of loops over samples.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medrecon.training.exact import product, times
-from medrecon.training.pool import ViewPool
+
+if TYPE_CHECKING:
+    from medrecon.training.pool import ViewPool
 
 # A depth between four pixels is used only where they lie on one surface; a point is seen where the other view's depth
 # agrees with its own. Shares of the depth, and mm.
