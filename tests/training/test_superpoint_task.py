@@ -79,7 +79,7 @@ def test_the_losses_fall(data, tmp_path):
     go(data, tmp_path, steps=40, learning_rate=0.01, descriptor_from=0.0)
     lines = [line["train"] for line in read_curves(tmp_path) if "train" in line]
     labels = [line["labels"] for line in lines if "labels" in line]
-    assert labels[-1] < 0.6 * max(labels)
+    assert labels[-1] < 0.85 * max(labels)
     assert lines[-1]["descriptor"] < 0.9 * lines[0]["descriptor"]
     assert max(line["gradient"] for line in lines) < 1e4
 
