@@ -25,7 +25,7 @@ from medrecon.training import validation
 from medrecon.training.keypoints import DETECTORS
 from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
-from medrecon.training.pool import build_pool
+from medrecon.training.pool_builder import build_pool
 from medrecon.training.shards import SPLITS, read_shards
 from medrecon.training.superglue import matcher
 from medrecon.training.trainer import machine

@@ -20,7 +20,8 @@ from medrecon.training.assignment import assignment_loss, mutual_matches
 from medrecon.training.keypoints import DETECTORS, Keypoints
 from medrecon.training.matching_trial import MatchingTrial, keypoints_of
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
-from medrecon.training.pool import ViewPool, build_pool
+from medrecon.training.pool import ViewPool
+from medrecon.training.pool_builder import build_pool
 from medrecon.training.settings import Schedule, flat
 from medrecon.training.superglue_start import fit_sharpness, start_from_descriptors
 from medrecon.training.superpoint import shard_facts

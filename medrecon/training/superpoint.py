@@ -22,7 +22,8 @@ from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork, Sup
 from medrecon.training import detector, validation
 from medrecon.training.descriptor import draw_points, matching_loss, sample
 from medrecon.training.pairs import Mix, PairBatch, draw_pairs, step_seed
-from medrecon.training.pool import ViewPool, build_pool
+from medrecon.training.pool import ViewPool
+from medrecon.training.pool_builder import build_pool
 from medrecon.training.settings import Schedule, flat
 from medrecon.training.shards import read_shards
 from medrecon.training.superpoint_twin import SuperpointTwin, to_pixels

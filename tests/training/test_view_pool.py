@@ -14,7 +14,8 @@ from medrecon.training.cameras import PER_GROUP, look_at
 from medrecon.training.exact import product, rigid_inverse, times
 from medrecon.training.pairs import draw_pairs
 from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality
-from medrecon.training.pool import ViewPool, build_pool
+from medrecon.training.pool import ViewPool
+from medrecon.training.pool_builder import build_pool
 from medrecon.training.shapes import draw_shapes
 from medrecon.training.shards import ShardMeta, write_photos, write_volume
 from medrecon.training.texture import SolidTexture
