@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from medrecon.training import validation
 from medrecon.training.keypoints import DETECTORS
 from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
-from medrecon.training.pool_builder import build_pool
+from medrecon.training.pool_builder import build_pools
 from medrecon.training.shards import SPLITS, read_shards
 from medrecon.training.superglue import matcher
 from medrecon.training.trainer import machine
@@ -78,8 +77,7 @@ def evaluate(
     Raises:
         InputError: the shards have nothing of this split.  AssetError: weights that cannot be read.
     """
-    cache = cache or Path(tempfile.gettempdir()) / "medrecon-pools"
-    pool = build_pool(data, split, trial.views, device=device, seed=trial.seed, cache_dir=cache, say=say)
+    (pool,) = build_pools(data, [(split, trial.views)], trial.seed, device, say, cache)
     network, digest = load_trained(superpoint, SuperpointNetwork, device)
     finds = {
         "superpoint": (validation.learned(network, trial.keypoints), validation.nearest()),

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -70,6 +71,28 @@ def build_pool(
     if path is not None:
         pool.save(path)
     return pool
+
+
+def build_pools(
+    data: Path,
+    wanted: Sequence[tuple[str, int]],
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    cache: Path | None = None,
+) -> list[ViewPool]:
+    """``build_pool`` for every (split, number of views), kept between trainings.
+
+    Args:
+        cache: folder of rendered pools; None: one below the folder for temporary files.
+
+    Raises:
+        InputError: see ``build_pool``.
+    """
+    cache = cache or Path(tempfile.gettempdir()) / "medrecon-pools"
+    return [
+        build_pool(data, split, views, device=device, seed=seed, cache_dir=cache, say=say) for split, views in wanted
+    ]
 
 
 class _Builder:

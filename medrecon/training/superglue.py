@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from medrecon.training.keypoints import DETECTORS, Keypoints
 from medrecon.training.matching_trial import MatchingTrial, keypoints_of
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import ViewPool
-from medrecon.training.pool_builder import build_pool
+from medrecon.training.pool_builder import build_pools
 from medrecon.training.settings import Schedule, flat
 from medrecon.training.superglue_start import fit_sharpness, start_from_descriptors
 from medrecon.training.superpoint import shard_facts
@@ -234,11 +233,8 @@ def run(
     Raises:
         AssetError, InputError, ConfigError, StageError: weights, shards, settings, or a loss that is not finite.
     """
-    cache = cache or Path(tempfile.gettempdir()) / "medrecon-pools"
     facts = shard_facts(data)
-    pools = [
-        build_pool(data, split, views, device=device, seed=settings.seed, cache_dir=cache, say=say)
-        for split, views in (("train", settings.views), ("val", settings.validation_views))
-    ]
+    wanted = ("train", settings.views), ("val", settings.validation_views)
+    pools = build_pools(data, wanted, settings.seed, device, say, cache)
     task = SuperglueTask(settings, *pools, [d["digest"] for d in facts])
     return train(task, schedule, out, device, say, {"data": facts, "seed": settings.seed})

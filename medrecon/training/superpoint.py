@@ -8,7 +8,6 @@ What is learned from is in ``detector`` and ``descriptor``, what is trained in `
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from medrecon.training import detector, validation
 from medrecon.training.descriptor import draw_points, matching_loss, sample
 from medrecon.training.pairs import Mix, PairBatch, draw_pairs, step_seed
 from medrecon.training.pool import ViewPool
-from medrecon.training.pool_builder import build_pool
+from medrecon.training.pool_builder import build_pools
 from medrecon.training.settings import Schedule, flat
 from medrecon.training.shards import read_shards
 from medrecon.training.superpoint_twin import SuperpointTwin, to_pixels
@@ -243,12 +242,9 @@ def run(
     Raises:
         ConfigError, InputError, StageError: see ``trainer.train`` and ``shards.read_shards``.
     """
-    cache = cache or Path(tempfile.gettempdir()) / "medrecon-pools"
     facts = shard_facts(data)
-    pools = [
-        build_pool(data, split, views, device=device, seed=settings.seed, cache_dir=cache, say=say)
-        for split, views in (("train", settings.views), ("val", settings.validation_views))
-    ]
+    wanted = ("train", settings.views), ("val", settings.validation_views)
+    pools = build_pools(data, wanted, settings.seed, device, say, cache)
     task = SuperpointTask(settings, *pools, device, facts)
     about = {"data": facts, "seed": settings.seed, "baseline": task.baseline()}
     return train(task, schedule, out, device, say, about)
