@@ -2,7 +2,8 @@
 """Puts trained weights into the package: experimental, unless results of the benchmark meet the rule for a default.
 
 FILE.safetensors is what the training exports, with FILE.json and the model card FILE.md beside it. With --results the
-row of `medrecon bench matching` that was measured with these very files decides whether they are experimental.
+row of `medrecon bench matching` that was measured with these very files decides whether they are experimental. The rule
+is about both together: a SuperPoint without a SuperGlue ships as experimental.
 """
 
 from __future__ import annotations
@@ -30,12 +31,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Copies, and says what became of the rule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--superpoint", type=Path, required=True, metavar="FILE.safetensors")
-    parser.add_argument("--superglue", type=Path, required=True, metavar="FILE.safetensors")
+    parser.add_argument("--superglue", type=Path, metavar="FILE.safetensors")
     parser.add_argument("--results", type=Path, help="results.json of medrecon bench matching")
     parser.add_argument("--ours", default=OURS, help="its row that was measured with these files")
     parser.add_argument("--folder", type=Path, default=FOLDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    files = {"superpoint": options.superpoint, "superglue": options.superglue}
+    files = {"superpoint": options.superpoint}
+    if options.superglue:
+        files["superglue"] = options.superglue
+    elif options.results:
+        parser.error("--results decides about both: give --superglue too")
     try:
         experimental = options.results is None or not decided(options.results, options.ours, list(files.values()))
         for name, file in files.items():

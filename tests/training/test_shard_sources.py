@@ -13,6 +13,7 @@ import pytest
 
 from medrecon.assets import asset
 from medrecon.assets.training_data import TRAINING_DATA
+from medrecon.bench.planes import IN_SCIKIT_IMAGE
 from medrecon.errors import AssetError, InputError
 from medrecon.progress import Quiet
 from medrecon.training import shard_sources
@@ -177,6 +178,7 @@ def test_no_test_subject_and_no_copyleft_is_trained_on():
             assert len({s.subject for s in SOURCES if (s.modality, s.split) == (modality, split)}) >= 2
     assert {a.name for a in TRAINING_DATA} <= {s.asset for s in SOURCES}
     photos = [f for s in SOURCES if isinstance(s, PhotoSource) for f in s.files]
+    assert not set(photos) & set(IN_SCIKIT_IMAGE.values()), "the benchmark measures on it"
     assert len(photos) == len(set(photos))
 
 
