@@ -47,8 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
+    from medrecon.errors import interrupted
+
     print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
-    return 130
+    return interrupted()
 
 
 def entry() -> None:

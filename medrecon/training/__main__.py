@@ -12,11 +12,9 @@ from pathlib import Path
 
 import torch
 
-from medrecon.errors import ConfigError, MedreconError
+from medrecon.errors import ConfigError, MedreconError, interrupted
 from medrecon.training import evaluate, kinds
 from medrecon.training.settings import Schedule, override
-
-INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return interrupted()
     return 0
 
 

@@ -2,6 +2,8 @@
 """Each command once, the way a user types it."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +32,29 @@ def test_help_teaches_every_command(capfd):
         assert name in text
     assert "medrecon demo" in text
     assert "folder" in out_of(capfd, "reconstruct", "--help")
+
+
+def test_ctrl_c_while_a_module_loads_ends_with_130_all_the_same(tmp_path):
+    """Dataclasses are made by ``exec``; Python ends a process by the signal when Ctrl-C passed through one."""
+    program = """
+import os, sys
+sys.path.insert(0, os.environ["MEDRECON_ROOT"])
+import medrecon.cli, medrecon.cli.app
+def command(*_, **__):
+    exec("raise KeyboardInterrupt")
+medrecon.cli.app.build = lambda: command
+sys.exit(medrecon.cli.main(["doctor"]))
+"""
+    (tmp_path / "interrupted_command.py").write_text(program)
+    ended = subprocess.run(
+        [sys.executable, "-m", "interrupted_command"],
+        cwd=tmp_path,
+        env={**os.environ, "MEDRECON_ROOT": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert "run the same command again" in ended.stderr
 
 
 def test_version(capfd):
