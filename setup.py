@@ -91,7 +91,7 @@ def kernels():
         "medrecon.ops._C",
         [f"csrc/{name}" for name in recipe.sources(cuda)],
         depends=sorted(str(p.relative_to(ROOT)) for p in csrc.rglob("*.h")),
-        define_macros=recipe.macros(cuda, hash_text),
+        define_macros=recipe.macros(cuda),
         extra_compile_args=flags if cuda else flags["cxx"],
         extra_link_args=["-s"] if sys.platform == "linux" else [],
     )

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python module: what was built, and the core maths one scalar at a time for tests. The operators themselves are
-// registered by ops.cpp when this library is loaded. Only pybind11 is needed: torch/extension.h costs a minute to compile.
+// registered by operators/*.cpp when this library is loaded. Only pybind11 is needed: torch/extension.h costs a minute to compile.
 #include <pybind11/pybind11.h>
 #include <torch/version.h>
 
 #include "core/encoding.h"
 #include "core/frustum.h"
-#include "cpu/kernels.h"
+#include "cpu/isa.h"
 
 #if defined(MEDRECON_WITH_CUDA)
 #include <cuda_runtime_api.h>
@@ -16,16 +16,12 @@ namespace py = pybind11;
 
 #define MR_TEXT_(x) #x
 #define MR_TEXT(x) MR_TEXT_(x)
-#if !defined(MEDRECON_SOURCE_HASH)
-#define MEDRECON_SOURCE_HASH unknown
-#endif
 
 namespace {
 
 py::dict build_info() {
   py::dict info;
   info["torch"] = TORCH_VERSION;
-  info["source_hash"] = MR_TEXT(MEDRECON_SOURCE_HASH);
   info["cpp_standard"] = static_cast<long>(__cplusplus);
   info["threading"] = medrecon::cpu::threading();
   info["simd"] = medrecon::cpu::simd();

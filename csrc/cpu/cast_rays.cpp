@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../core/frustum.h"
-#include "kernels.h"
+#include "cast_rays.h"
 #include "parallel.h"
 
 namespace medrecon::cpu {
@@ -42,14 +42,6 @@ void cast_rays_backward(int64_t rays, int64_t intervals, const T* grad_mean, con
       grad_radii[ray] = grad_radius;
     }
   });
-}
-
-const char* threading() {
-#if defined(_OPENMP)
-  return "openmp";
-#else
-  return "serial";
-#endif
 }
 
 #define MR_INSTANTIATE(T)                                                                                               \

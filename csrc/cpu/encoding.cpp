@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../core/encoding.h"
-#include "kernels.h"
+#include "encoding.h"
 #include "parallel.h"
 
 namespace medrecon::cpu {

@@ -2,7 +2,7 @@
 // log_sinkhorn on the CPU. An iteration is one pass over K = exp(z + f + g) that multiplies it from both sides (stabilised as
 // by Schmitzer, SIAM J. Sci. Comput. 41(3), 2019) in place of two log-sum-exps; where the scalings leave the range in which
 // that is exact, the iteration is done on the logs, and K made anew from its potentials.
-#include "kernels.h"
+#include "sinkhorn.h"
 #include "sinkhorn_problem.h"
 
 namespace medrecon::cpu {

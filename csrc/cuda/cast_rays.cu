@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../core/frustum.h"
-#include "kernels.h"
+#include "cast_rays.h"
 #include "launch.h"
 
 namespace medrecon::cuda {
@@ -58,8 +58,6 @@ int cast_rays_backward(void* stream, int64_t rays, int64_t intervals, const T* g
   return launch(stream, backward_kernel<T>, rays, intervals, grad_mean, grad_var, t, directions, radii, grad_t, grad_origins,
                 grad_directions, grad_radii);
 }
-
-const char* error_text(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }
 
 #define MR_INSTANTIATE(T)                                                                                                  \
   template int cast_rays<T>(void*, int64_t, int64_t, const T*, const T*, const T*, const T*, T*, T*);                     \

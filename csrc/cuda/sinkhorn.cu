@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // log_sinkhorn on the GPU, on the logs throughout: one launch per half iteration. Sums have one fixed order.
 #include "../core/sinkhorn.h"
-#include "kernels.h"
+#include "sinkhorn.h"
 #include "launch.h"
 
 namespace medrecon::cuda {

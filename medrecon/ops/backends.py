@@ -104,17 +104,17 @@ def _choose(wanted: str) -> BackendInfo:
     return BackendInfo("reference", "; ".join(missing))
 
 
-def _ready(name: str, module: ModuleType, reason: str) -> BackendInfo:
-    from .registration import register
+def _ready(name: str, module: ModuleType, reason: str, source_hash: str) -> BackendInfo:
+    from .registration import register_all
 
     global _module
-    register()
+    register_all()
     _module = module
-    info = {**module.build_info(), "file": module.__file__}
+    info = {**module.build_info(), "source_hash": source_hash, "file": module.__file__}
     return BackendInfo(name, reason, bool(info["cuda"]), info)
 
 
-def _load_prebuilt(retry: bool) -> tuple[ModuleType, str]:
+def _load_prebuilt(retry: bool) -> tuple[ModuleType, str, str]:
     """Reads the note that setup.py left beside the library before loading it: torch's binary interface changes."""
     note = Path(__file__).with_name("_C.json")
     try:
@@ -127,16 +127,17 @@ def _load_prebuilt(retry: bool) -> tuple[ModuleType, str]:
     if csrc is not None and built.get("source_hash") != recipe.source_hash(csrc):
         raise _Unavailable("older than the sources in csrc")
     try:
-        return importlib.import_module("medrecon.ops._C"), f"built at installation for torch {built['torch']}"
+        module = importlib.import_module("medrecon.ops._C")
     except (ImportError, OSError) as error:
         raise _Unavailable(f"cannot be loaded ({error})") from error
+    return module, f"built at installation for torch {built['torch']}", built.get("source_hash", "")
 
 
-def _load_jit(retry: bool) -> tuple[ModuleType, str]:
+def _load_jit(retry: bool) -> tuple[ModuleType, str, str]:
     from . import jit
 
     try:
-        return jit.load(retry)
+        return *jit.load(retry), recipe.source_hash(recipe.source_folder())
     except jit.BuildUnavailable as error:
         raise _Unavailable(str(error)) from error
 

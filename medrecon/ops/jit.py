@@ -77,7 +77,7 @@ def _load(csrc: Path, cuda: bool, retry: bool) -> tuple[ModuleType, str]:
                 if not done.is_file():
                     if not retry:
                         _refuse_known_failure(failure, tools)
-                    module = _build(name, csrc, folder, cuda, hash_text, failure, tools)
+                    module = _build(name, csrc, folder, cuda, failure, tools)
                     _write_json(done, {"torch": torch.__version__, "tools": tools})
                     return module, "built now, at first use"
         except OSError as error:
@@ -89,14 +89,14 @@ def _load(csrc: Path, cuda: bool, retry: bool) -> tuple[ModuleType, str]:
         raise BuildUnavailable(f"the kept build {library} cannot be loaded: {error}") from error
 
 
-def _build(name: str, csrc: Path, folder: Path, cuda: bool, hash_text: str, failure: Path, tools: str) -> ModuleType:
+def _build(name: str, csrc: Path, folder: Path, cuda: bool, failure: Path, tools: str) -> ModuleType:
     recipe.with_tools_on_path()
     from torch.utils import cpp_extension
 
     if not cpp_extension.is_ninja_available():
         raise BuildUnavailable("ninja is not installed (pip install ninja)")
     (folder / "lock").unlink(missing_ok=True)  # torch's own lock, left by a killed build, would wait for ever
-    defines = [f"-D{macro}={value}" for macro, value in recipe.macros(cuda, hash_text)]
+    defines = [f"-D{macro}={value}" for macro, value in recipe.macros(cuda)]
     log.warning("medrecon: building the %s kernels, once, about half a minute ...", "CUDA" if cuda else "C++")
     begun = time.perf_counter()
     try:

@@ -11,11 +11,14 @@ from pathlib import Path
 
 CPP_SOURCES = (
     "bind.cpp",
-    "ops.cpp",
     "cpu/cast_rays.cpp",
     "cpu/encoding.cpp",
+    "cpu/isa.cpp",
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
+    "operators/cast_rays_op.cpp",
+    "operators/encoding_op.cpp",
+    "operators/sinkhorn_op.cpp",
 )
 CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/encoding.cu", "cuda/sinkhorn.cu")
 # Ampere and Hopper, and PTX for what comes after, unless TORCH_CUDA_ARCH_LIST says otherwise.
@@ -61,9 +64,9 @@ def nvcc_flags() -> list[str]:
     return ["-O3"]
 
 
-def macros(cuda: bool, hash_text: str) -> list[tuple[str, str]]:
-    """Preprocessor definitions as (name, value)."""
-    return [("MEDRECON_SOURCE_HASH", hash_text), *([("MEDRECON_WITH_CUDA", "1")] if cuda else [])]
+def macros(cuda: bool) -> list[tuple[str, str]]:
+    """Preprocessor definitions (name, value). None depends on the sources: a change rebuilds only what it touches."""
+    return [("MEDRECON_WITH_CUDA", "1")] if cuda else []
 
 
 def compiler() -> str | None:

@@ -1,48 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes (for torch.compile) and gradients of the operators that csrc/ops.cpp defines; called once they are loaded."""
+"""The common way to give an operator its shapes and its first and second derivatives."""
 
 from __future__ import annotations
 
 import torch
 
-from . import reference
 
-
-def register() -> None:
-    """Registers fake and autograd functions of every operator."""
-    ops = torch.ops.medrecon
-    _register("cast_rays", _fake_cast_rays, ops.cast_rays_backward.default, reference.cast_rays, 4)
-    _register(
-        "positional_encoding",
-        _encoded,
-        ops.positional_encoding_backward.default,
-        reference.positional_encoding,
-        1,
-    )
-    _register(
-        "integrated_positional_encoding",
-        lambda mean, var, min_deg, max_deg: _encoded(mean, min_deg, max_deg),
-        ops.integrated_positional_encoding_backward.default,
-        reference.integrated_positional_encoding,
-        2,
-    )
-    _register("log_sinkhorn", _fake_log_sinkhorn, ops.log_sinkhorn_backward.default, reference.log_sinkhorn, 2)
-
-
-def _fake_log_sinkhorn(scores, bin_score, iterations):
-    return scores.new_empty((scores.shape[0], scores.shape[1] + 1, scores.shape[2] + 1))
-
-
-def _fake_cast_rays(t, origins, directions, radii):
-    mean = t.new_empty((t.shape[0], t.shape[1] - 1, 3))
-    return mean, torch.empty_like(mean)
-
-
-def _encoded(x, min_deg, max_deg):
-    return x.new_empty((*x.shape[:-1], 2 * x.shape[-1] * (max_deg - min_deg)))
-
-
-def _register(name, fake, backward_op, plain, n_tensors: int) -> None:
+def register(name, fake, backward_op, plain, n_tensors: int) -> None:
     """Registers NAME and NAME_backward.
 
     Args:

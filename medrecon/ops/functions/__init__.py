@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public ops: checks that name the argument, then the kernel, or the reference where there is none.
+
+Shared by all: tensors are float32 or float64, of one dtype and on one device; any strides; sizes of 0 and 1 are fine.
+What does not fit raises ValueError. Computation is in the dtype given: inside autocast, pass float32.
+"""
+
+from .encodings import integrated_positional_encoding, positional_encoding
+from .rays import cast_rays
+from .rendering import composite, resample
+from .transport import log_sinkhorn
+
+__all__ = [
+    "cast_rays",
+    "composite",
+    "integrated_positional_encoding",
+    "log_sinkhorn",
+    "positional_encoding",
+    "resample",
+]

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops in plain torch: what the kernels must equal, and what runs where there are none. Checks: see ``functions``.
+
+Sources: mip-NeRF (Barron et al. 2021; its equation numbers are given) and its code google/mipnerf (internal/mip.py),
+whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for the optimal transport.
+"""
+
+from .encodings import integrated_positional_encoding, positional_encoding
+from .rays import cast_rays
+from .rendering import composite, resample
+from .transport import log_sinkhorn
+
+__all__ = [
+    "cast_rays",
+    "composite",
+    "integrated_positional_encoding",
+    "log_sinkhorn",
+    "positional_encoding",
+    "resample",
+]

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes (for torch.compile) and gradients of the operators that csrc/operators defines."""
+
+from .encodings import register_encodings
+from .rays import register_rays
+from .transport import register_transport
+
+
+def register_all() -> None:
+    """Once, when the operators are loaded."""
+    register_rays()
+    register_encodings()
+    register_transport()
