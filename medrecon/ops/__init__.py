@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .functions import (
         cast_rays,
         composite,
+        fused_field,
+        fused_field_loss,
         integrated_positional_encoding,
         log_sinkhorn,
         positional_encoding,
@@ -22,6 +24,8 @@ __all__ = [
     "backend",
     "cast_rays",
     "composite",
+    "fused_field",
+    "fused_field_loss",
     "integrated_positional_encoding",
     "log_sinkhorn",
     "positional_encoding",

@@ -6,6 +6,7 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 """
 
 from .encodings import integrated_positional_encoding, positional_encoding
+from .field import fused_field, fused_field_loss
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
@@ -13,6 +14,8 @@ from .transport import log_sinkhorn
 __all__ = [
     "cast_rays",
     "composite",
+    "fused_field",
+    "fused_field_loss",
     "integrated_positional_encoding",
     "log_sinkhorn",
     "positional_encoding",
