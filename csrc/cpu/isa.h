@@ -1,17 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The instruction sets that kernels are compiled for, and the one that this processor runs.
 //
-// What gains from wide vectors is written once in NAME.inl.h, without guards, and compiled for each set from NAME_simd.cpp:
-//
-//     namespace baseline { ... #include "NAME.inl.h" ... }      and, where MR_INSTRUCTION_SETS is defined,
-//     namespace avx2     { the same between #pragma GCC push_options / target / pop_options }
-//     namespace avx512   { likewise }
-//
-// Each leaves a table of functions behind; the choice between the tables is made by isa() at run time. Nothing else is ever
-// compiled for more than the platform's baseline: a wheel runs on any processor.
+// What gains from wide vectors is written once in NAME.inl.h, without guards, and compiled for each set from NAME_simd.cpp by
+// each_isa.inl.h, into namespaces baseline, avx2 and avx512; the choice between them is made by isa() at run time. Nothing else
+// is ever compiled for more than the platform's baseline: a wheel runs on any processor.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(MR_PLAIN_VECTORS)
 #define MR_INSTRUCTION_SETS 1
 #endif
 
