@@ -16,6 +16,7 @@ from medrecon.assets.store import sha256_of
 from medrecon.bench.methods import OURS
 from medrecon.bench.shipping_rule import judge, read_results
 from medrecon.errors import InputError, MedreconError
+from medrecon.matching.superglue import SuperglueMatcherConfig
 
 CITATIONS = {
     "superpoint": "DeTone et al., SuperPoint: Self-Supervised Interest Point Detection and Description, CVPRW 2018",
@@ -52,12 +53,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def decided(results: Path, ours: str, files: list[Path]) -> bool:
-    """Whether the rule is met by these files.  Raises InputError: the row was measured with others."""
-    verdict = judge(read_results(results), ours)
+    """Whether the rule is met by these files.
+
+    Args:
+        files: of SuperPoint and of SuperGlue.
+
+    Raises:
+        InputError: the row was measured with others, or with another threshold of matches than SuperGlue's own.
+    """
+    content = read_results(results)
+    verdict = judge(content, ours)
     print(verdict.table)
     print(verdict.text())
     if sorted(map(sha256_of, files)) != list(verdict.weights_sha256):
         raise InputError(f"{ours} was not measured with these files", "measure them: medrecon bench matching")
+    # The threshold lies in the .json, which the hashes do not cover, and an option may overrule it.
+    (taken,) = (m["matcher"].get("match_threshold") for m in content["methods"] if m["name"] == ours)
+    own = SuperglueMatcherConfig(weights=files[1]).settled().match_threshold
+    if taken != own:
+        raise InputError(
+            f"{ours} was measured with match_threshold {taken}, not with {own}", "measure it without options"
+        )
     return verdict.met
 
 

@@ -62,7 +62,7 @@ def main() -> None:
 
     config = SuperglueMatcherConfig(
         weights=options.weights, device=options.device, precision=options.precision, max_keypoints=options.keypoints
-    )
+    ).settled()
     pairs = picture_pairs(options.superpoint, options.keypoints, options.device)[: options.pairs]
     rows = compare(implementations(config), pairs, options.repeats)
     print(f"{options.keypoints} keypoints an image, {options.device}, {options.threads} threads, median of "

@@ -171,8 +171,8 @@ def _method_facts(method: Method, skipped: Skipped | None, ran: dict | None) -> 
     extractor, matcher = sections(method)
     return {
         **facts,
-        "extractor": _without_paths(extractor.to_dict()),
-        "matcher": _without_paths(matcher.to_dict()),
+        "extractor": _without_paths(extractor.settled().to_dict()),
+        "matcher": _without_paths(matcher.settled().to_dict()),
         "license": licences(extractor, matcher),
         "weights_sha256": sorted(digest for part in (extractor, matcher) for digest in weights_sha256(part)),
         "peak_memory_mb": ran["peak_memory_mb"],

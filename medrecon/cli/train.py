@@ -201,6 +201,8 @@ def _train(
         summary = runner(kind)(settings, schedule, data, out, where, display.say, cache)
     for name, value in summary["validation"].items():
         print(f"{name:24} {value:.4g}")
+    if "match_threshold" in summary:
+        print(f"{'match_threshold':24} {summary['match_threshold']:g}")
     print(f"time      {duration(summary['seconds'])}, {summary['steps']} steps")
     print(f"weights   {weights}")
 

@@ -19,6 +19,11 @@ class ComponentConfig(BaseModel):
         """Names of the assets (weights) that a component with these options needs; a run looks for them first."""
         return ()
 
+    def settled(self) -> ComponentConfig:
+        """These options with what their weights decide filled in, for cache keys and manifests; unchanged where
+        the weights cannot be read."""
+        return self
+
     def accepts(self) -> tuple[str, ...] | None:
         """Matchers only: the extractors that these options fit, where they are fewer than the component accepts."""
         return None

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,11 @@ class Section:
         data = json.loads(self.options.model_dump_json())
         return {"name": self.component.name, **data} if self.component else data
 
+    def settled(self) -> Section:
+        """With what the component's weights decide (``ComponentConfig.settled``)."""
+        # A plugin's model need not derive from ours.
+        return replace(self, options=getattr(self.options, "settled", lambda: self.options)())
+
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
@@ -111,6 +116,11 @@ class RunConfig:
         for key, sections in self.lists.items():
             data[key] = {s.component.name: {k: v for k, v in s.to_dict().items() if k != "name"} for s in sections}
         return data
+
+    def settled(self) -> RunConfig:
+        """With every section ``settled``."""
+        lists = {key: tuple(s.settled() for s in sections) for key, sections in self.lists.items()}
+        return replace(self, sections={key: s.settled() for key, s in self.sections.items()}, lists=lists)
 
 
 def preset_names() -> list[str]:

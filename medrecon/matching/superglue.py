@@ -13,7 +13,7 @@ from medrecon.config import ComponentConfig
 from medrecon.errors import InputError, StageError
 from medrecon.matching.strongest import strongest
 from medrecon.networks.device import Device, Precision, place, refuse_half_on_cpu
-from medrecon.networks.weights import Weights, weights_assets, weights_path
+from medrecon.networks.weights import Weights, network_config, weights_assets, weights_path
 from medrecon.types import Features, Matches
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ class SuperglueMatcherConfig(ComponentConfig):
         "the original form",
     )
     sinkhorn_iterations: int = Field(100, ge=1, le=10000, description="iterations of the optimal transport")
-    match_threshold: float = Field(0.2, ge=0, lt=1, description="matches at most this probable are dropped")
+    match_threshold: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="matches at most this probable are dropped; null: as the weights say, 0.2 where they say nothing",
+    )
     max_keypoints: int = Field(
         4096, ge=1, le=16384, description="keypoints used per image, those of the highest score; the rest stay "
         "unmatched. Time and memory grow with its square: 4096 take a quarter of a gigabyte, 16384 about 3"
@@ -53,6 +58,15 @@ class SuperglueMatcherConfig(ComponentConfig):
     def assets(self) -> tuple[str, ...]:
         return weights_assets(self.weights)
 
+    def settled(self) -> SuperglueMatcherConfig:
+        from medrecon.matching.superglue_network import SuperglueNetworkConfig
+
+        said = network_config(self.weights) if self.match_threshold is None else None
+        if said is None:
+            return self
+        threshold = said.get("match_threshold", SuperglueNetworkConfig.match_threshold)
+        return self.model_copy(update={"match_threshold": threshold})
+
 
 class SuperglueMatcher:
     """Matches features of the extractor that the weights were trained on (the released ones: SuperPoint).
@@ -70,6 +84,8 @@ class SuperglueMatcher:
         self.config = config
         device, dtype = place("superglue", config.device, config.precision)
         self.network = SuperglueInference(load_network(weights_path(config.weights), SuperglueNetwork), device, dtype)
+        own = self.network.config.match_threshold
+        self.threshold = own if config.match_threshold is None else config.match_threshold
         # What the matching stage does: a CPU has a pair on each core, a GPU many pairs in one batch.
         self.thread_safe = device.type == "cpu"
         self.batch_size = 1 if device.type == "cpu" else _GPU_PAIRS
@@ -110,7 +126,7 @@ class SuperglueMatcher:
         try:
             plans = self.network.log_assignments(sides, self.config.sinkhorn_iterations)
             for i, keep, plan in zip(batch, kept, plans):
-                rows, columns, scores = _mutual(plan, self.config.match_threshold)
+                rows, columns, scores = _mutual(plan, self.threshold)
                 idx = np.stack([keep[0][rows], keep[1][columns]], 1).astype(np.int32)
                 order = np.argsort(idx[:, 0], kind="stable")
                 out[i] = Matches(idx[order], scores[order])

@@ -17,7 +17,7 @@ from medrecon.networks.sizes import STRICT, check_size
 
 @dataclass(frozen=True)
 class SuperglueNetworkConfig:
-    """Size of the network; the defaults are those of the paper.
+    """Size of the network and what its probabilities mean; the defaults are those of the paper.
 
     Attributes:
         descriptor_size: length of the extractor's descriptors.
@@ -25,9 +25,12 @@ class SuperglueNetworkConfig:
         layers: attention layers: within an image, then across, in turns.
         heads: attention heads of a layer.
         encoder_widths: hidden layers of the keypoint encoder, at most 32.
+        match_threshold: matches of these weights count from this probability on, 0..1 (not 1); it differs between
+            trainings, so that it belongs to the weights.
 
     Raises:
-        ValueError: a number outside 1..4096 (layers and heads: 256), or a width that the heads do not divide.
+        ValueError: a number outside 1..4096 (layers and heads: 256), a width that the heads do not divide, or another
+            threshold.
     """
 
     descriptor_size: int = 256
@@ -35,6 +38,7 @@ class SuperglueNetworkConfig:
     layers: int = 18
     heads: int = 4
     encoder_widths: tuple[int, ...] = (32, 64, 128, 256)
+    match_threshold: float = 0.2
     __pydantic_config__: ClassVar[dict] = STRICT
 
     def __post_init__(self) -> None:
@@ -46,6 +50,9 @@ class SuperglueNetworkConfig:
             check_size(name, getattr(self, name), 256)
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of the {self.heads} heads")
+        threshold = self.match_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < 1:
+            raise ValueError(f"match_threshold is {shortened(threshold)}, expected a number from 0 to 1 (not 1)")
 
 
 class SuperglueNetwork(nn.Module):

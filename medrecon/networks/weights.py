@@ -6,9 +6,10 @@ Light on purpose: options are read long before torch is needed.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
@@ -34,6 +35,20 @@ Weights = Annotated[str | Path, BeforeValidator(_name_or_path)]
 def weights_assets(weights: str | Path) -> tuple[str, ...]:
     """What ``ComponentConfig.assets`` returns for one option of the type ``Weights``."""
     return () if isinstance(weights, Path) else (weights,)
+
+
+def network_config(weights: str | Path) -> dict[str, Any] | None:
+    """What the .json beside weights of our own says of their network; {} for weights that have none, such as those of
+    others, and None where it cannot be read, which is for whoever loads the weights to say."""
+    from medrecon import assets
+
+    try:
+        place = weights if isinstance(weights, Path) else assets.path(weights)
+        if place is None or place.suffix != ".safetensors":
+            return None if place is None else {}
+        return dict(json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))["config"])
+    except (AssetError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def weights_path(weights: str | Path) -> Path:

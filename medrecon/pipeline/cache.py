@@ -53,7 +53,7 @@ def digest_path(path: Path) -> str:
 
 def section_facts(section: Section) -> dict[str, Any]:
     """What of a section decides the result; a path counts by what lies there, not by its name."""
-    facts = section.to_dict()
+    facts = section.settled().to_dict()
     if section.component:
         facts["__version__"] = section.component.version
         facts["__factory__"] = section.component.factory

@@ -86,7 +86,7 @@ def manifest(config: RunConfig, device: str, threads: int, stages: list[dict[str
         "medrecon_version": medrecon.__version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": config.options.name,
-        "config": without_paths(config.to_dict(), config),
+        "config": without_paths(config.settled().to_dict(), config),
         "seed": config.options.seed,
         "device": device,
         "threads": threads,

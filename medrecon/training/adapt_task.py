@@ -152,6 +152,10 @@ class AdaptTask:
                 sums[name] = sums.get(name, 0.0) + float(value) / rounds
         return sums
 
+    def conclude(self) -> dict[str, Any]:
+        """Nothing: keypoints are found by number, not by probability."""
+        return {}
+
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
         self._export(folder, facts)
 

@@ -38,9 +38,15 @@ def mutual_matches(log_plan: Tensor, threshold: float) -> Tensor:
         log_plan: [B, M + 1, N + 1].
         threshold: least probability, not included.
     """
+    partner, probability = mutual_best(log_plan)
+    return torch.where(probability > threshold, partner, NONE)
+
+
+def mutual_best(log_plan: Tensor) -> tuple[Tensor, Tensor]:
+    """As ``mutual_matches`` without a threshold, and the probability [B, M] of each row's greatest entry."""
     inner = log_plan[:, :-1, :-1]
     best, column = inner.max(2)
-    return _mutual(column, inner.max(1).indices, best.exp() > threshold)
+    return _mutual(column, inner.max(1).indices), best.exp()
 
 
 def nearest_neighbours(
@@ -62,12 +68,12 @@ def nearest_neighbours(
     if ratio < 1:
         distinct = back[:, 0] < ratio * back[:, 1]
         passed &= (forth[..., 0] < ratio * forth[..., 1]) & distinct.gather(1, column)
-    return _mutual(column, rows[:, 0], passed)
+    return torch.where(passed, _mutual(column, rows[:, 0]), NONE)
 
 
-def _mutual(column: Tensor, row: Tensor, passed: Tensor) -> Tensor:
+def _mutual(column: Tensor, row: Tensor) -> Tensor:
     rows = torch.arange(column.shape[1], device=column.device)
-    return torch.where((row.gather(1, column) == rows) & passed, column, NONE)
+    return torch.where(row.gather(1, column) == rows, column, NONE)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ from medrecon.training.trainer import machine
 from medrecon.training.weights_io import load_trained
 
 RATIO = 0.85
-MATCH_THRESHOLD = 0.2  # as the matcher has it by default
 _BATCH = 8
 
 
@@ -72,7 +71,7 @@ def evaluate(
     Returns:
         "keypoints": {kind: {method: figures}} of SuperPoint with mutual nearest neighbours and of classical blobs;
         "matching": {method: figures} with SuperPoint's descriptors on keypoints of its own ("superglue") and on corners
-        ("superglue on shi-tomasi"); the subjects, the trial and the machine.
+        ("superglue on shi-tomasi"); the subjects, the trial, SuperGlue's own threshold and the machine.
 
     Raises:
         InputError: the shards have nothing of this split.  AssetError: weights that cannot be read.
@@ -100,9 +99,11 @@ def evaluate(
             say(f"{kind}, {name}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
     del batches
     matchers = {"nearest neighbours": validation.nearest(), "nearest neighbours + ratio": validation.nearest(RATIO)}
+    threshold = None
     if superglue is not None:
         glue, _ = load_trained(superglue, SuperglueNetwork, device)
-        matchers["superglue"] = matcher(glue, trial.size, MATCH_THRESHOLD)
+        threshold = glue.config.match_threshold
+        matchers["superglue"] = matcher(glue, trial.size, threshold)
     matching = {}
     for detector in DETECTORS:
         shown = MatchingTrial(network, pool, trial.pairs, trial.keypoints, trial.size, trial.seed, detector)
@@ -116,6 +117,7 @@ def evaluate(
         "split": split,
         "subjects": sorted({s.meta.subject for s in read_shards(data, split)}),
         "superpoint": digest,
+        "match_threshold": threshold,
         "trial": vars(trial) | {"size": list(trial.size)},
         "keypoints": keypoints,
         "matching": matching,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from medrecon.features.superpoint_network import SuperpointNetwork
@@ -55,6 +57,12 @@ class MatchingTrial:
                 self._batches[kind].append(batch)
                 self._found |= {id(batch.image_a): a, id(batch.image_b): b}
                 self.examples.append((a, b, label_matches(batch, a.xy, a.valid, b.xy, b.valid)))
+
+    def batches(self) -> Iterator[tuple[str, PairBatch, Keypoints, Keypoints]]:
+        """Kind of pairs ("mixed", "views"), a batch of it, and the keypoints of a and b."""
+        for kind, batches in self._batches.items():
+            for batch in batches:
+                yield kind, batch, self._found[id(batch.image_a)], self._found[id(batch.image_b)]
 
     @torch.no_grad()
     def judge(self, match: validation.Match) -> dict[str, float]:

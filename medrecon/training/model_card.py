@@ -42,6 +42,8 @@ def card(
         "## Procedure\n\n" + _procedure(p),
         "## Validation\n\n" + _figures(p.get("validation", {})),
     ]
+    if about["format"].endswith("superglue"):
+        parts.append("## Threshold\n\n" + _threshold(about["config"], p))
     if picture:
         parts.append(f"![Curves of the training]({picture})")
     parts.append("## Evaluation on test subjects\n\n" + (evaluation.strip() if evaluation else "Not measured yet."))
@@ -76,6 +78,23 @@ def _procedure(p: dict[str, Any]) -> str:
         f"- command: `{p['command']}`",
     ]
     return "\n".join(lines)
+
+
+def _threshold(config: dict[str, Any], p: dict[str, Any]) -> str:
+    """From what probability on matches are kept, and how that was chosen (``medrecon.training.match_threshold``)."""
+    if "match_thresholds" not in p or "match_threshold" not in config:
+        return "None was chosen for these weights: the matcher takes that of the paper's."
+    rows = ["| threshold | right | wrong | share right |", "|---|---|---|---|"]
+    rows += [
+        f"| {r['threshold']:g} | {r['right']:.1f} | {r['wrong']:.1f} | {r['mma_3px']:.3f} |"
+        for r in p["match_thresholds"]
+    ]
+    return (
+        f"Matches more probable than **{config['match_threshold']:g}** are kept: of these thresholds the one at which "
+        "right matches (within 3 px) exceed wrong ones by most, in the mean over validation pairs. The rule was fixed "
+        "beforehand, and test subjects have no say in it. The option `match_threshold` overrules it.\n\n"
+        + "\n".join(rows)
+    )
 
 
 def _figures(figures: dict[str, float]) -> str:

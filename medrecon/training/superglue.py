@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from medrecon.errors import ConfigError
 from medrecon.features.superpoint_network import CELL_PX, SuperpointNetwork
 from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetworkConfig, normalise_keypoints
 from medrecon.training import validation
-from medrecon.training.assignment import assignment_loss, mutual_matches
+from medrecon.training.assignment import assignment_loss, mutual_best, mutual_matches
 from medrecon.training.keypoints import DETECTORS, Keypoints
+from medrecon.training.match_threshold import choose, tabulate
 from medrecon.training.matching_trial import MatchingTrial, keypoints_of
 from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import ViewPool
@@ -53,7 +54,8 @@ class SuperglueSettings:
         bin_rate: learning rate of the dustbins' score, a single number that has far to go, as a multiple.
         weight_decay: of matrices.
         sinkhorn_iterations: in training; validation takes as many as the matcher.
-        match_threshold: least probability of a match, in validation.
+        match_threshold: least probability of a match in the curves of validation, which stay comparable; that of the
+            finished weights is chosen at the end (see ``match_threshold``).
         views, validation_views: of the pools that pairs are drawn from.
         mix: kinds of pairs.
         validation_pairs: of each of two kinds.
@@ -189,12 +191,20 @@ class SuperglueTask:
         network.train()
         return {"loss": sum(losses) / len(losses)} | figures | self._baselines
 
+    def conclude(self) -> dict[str, Any]:
+        """The threshold that ``match_threshold`` chooses on the validation pairs, and its table."""
+        s, network = self.settings, self.network
+        network.eval()
+        table = tabulate(self._trial, lambda a, b: mutual_best(log_plan(network, a, b, s.image_px, MATCHER_ITERATIONS)))
+        network.train()
+        return {"match_threshold": choose(table), "match_thresholds": [row._asdict() for row in table]}
+
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
         """superglue.safetensors in half precision, and the .json beside it."""
         tensors = {name: _halved(tensor) for name, tensor in self.network.state_dict().items()}
         provenance = facts | {"superpoint": self._superpoint_digest}
-        network = self.network
-        write_weights(folder / FILE, tensors, network.format, asdict(network.config), LICENSE, provenance)
+        config = replace(self.network.config, match_threshold=facts["match_threshold"])
+        write_weights(folder / FILE, tensors, self.network.format, asdict(config), LICENSE, provenance)
 
 
 def _halved(tensor: Tensor) -> Tensor:

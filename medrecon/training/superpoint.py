@@ -219,6 +219,10 @@ class SuperpointTask:
         """The plain network in eval mode, on the device."""
         return self.twin.fold().to(memory_format=torch.channels_last)
 
+    def conclude(self) -> dict[str, Any]:
+        """Nothing: keypoints are found by number, not by probability."""
+        return {}
+
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
         network = self.network()
         config = dataclasses.asdict(network.config)

@@ -60,8 +60,11 @@ class Task(Protocol):
     def validate(self) -> dict[str, float]:
         """Figures on the validation split; leaves the networks in training mode as it found them."""
 
+    def conclude(self) -> dict[str, Any]:
+        """What is decided on the validation split once the training is over, for the summary; plain JSON values."""
+
     def export(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write the trained weights; ``facts`` (steps, seconds, validation) belong into their provenance."""
+        """Write the trained weights; ``facts``, the summary, belong into their provenance."""
 
 
 def train(
@@ -148,6 +151,7 @@ def train(
         "pairs": state.step * task.pairs_per_step,
         "pairs_per_s": state.step * task.pairs_per_step / max(state.seconds, 1e-9),
         "validation": state.validation,
+        **task.conclude(),
         "settings": state.identity,
         "machine": machine(device),
         **(about or {}),

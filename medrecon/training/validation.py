@@ -106,6 +106,17 @@ def repeatability(a: Found, b: Found, pairs: PairBatch, threshold_px: float = RE
     return found / torch.where(total > 0, total, torch.nan)
 
 
+def partners_xy(xy_b: Tensor, partner: Tensor) -> Tensor:
+    """[B, K, 2]: positions of the partners int64 [B, K]; anything where the partner is -1."""
+    return xy_b.gather(1, partner.clamp(min=0)[..., None].expand(-1, -1, 2))
+
+
+def offsets_px(pairs: PairBatch, xy_a: Tensor, xy_b: Tensor) -> Tensor:
+    """[B, K]: how far b's place of a match is from where a's is seen in b; infinite where it is not visible."""
+    moved, visible = pairs.a_to_b(xy_a)
+    return torch.where(visible, (moved - xy_b).norm(dim=2), torch.inf)
+
+
 def judge(batches: Iterable[PairBatch], find: Find, match: Match | None, poses: bool = False) -> dict[str, float]:
     """Means over pairs.
 
@@ -128,9 +139,8 @@ def judge(batches: Iterable[PairBatch], find: Find, match: Match | None, poses: 
             continue
         partner = match(a, b)
         made = (partner >= 0) & a.valid
-        xy_b = b.xy.gather(1, partner.clamp(min=0)[..., None].expand(-1, -1, 2))
-        moved, visible = pairs.a_to_b(a.xy)
-        distance = torch.where(visible, (moved - xy_b).norm(dim=2), torch.inf)
+        xy_b = partners_xy(b.xy, partner)
+        distance = offsets_px(pairs, a.xy, xy_b)
         count = made.sum(1)
         note("matches", count)
         for limit in ACCURACY_PX:

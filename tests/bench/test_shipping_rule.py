@@ -29,7 +29,7 @@ def results(ours=BETTER, sift=SIFT, name=OURS, **changes):
     figure = lambda v: {"mean": v, "std": 0.01, "median": v, "n": 40}  # noqa: E731
     rows = {
         BASELINE: ({"name": "sift", "max_keypoints": 1024}, {"name": "nearest-neighbour", "ratio": None}, sift),
-        name: ({"name": "superpoint", "max_keypoints": 1024}, {"name": "superglue"}, ours),
+        name: ({"name": "superpoint", "max_keypoints": 1024}, {"name": "superglue", "match_threshold": 0.2}, ours),
     }
     return {
         "schema": 1, "benchmark": "matching", "quick": False, "budget": 1024, "n_cases": {"views": 40},
@@ -148,6 +148,11 @@ def test_shipping_follows_the_rule(trained, tmp_path, capsys):
     for ours, experimental in ((BETTER, False), (SIFT, True)):
         path.write_text(json.dumps(changed(("methods", 1, "weights_sha256"), hashes, lambda o=ours: results(o))))
         assert shipped("--results", str(path)) == [(name, experimental) for name in pair]
+    about = json.loads(glue.with_suffix(".json").read_text())
+    about["config"]["match_threshold"] = 0.5  # the tensors are the same
+    glue.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(SystemExit, match="measured with match_threshold 0.2, not with 0.5"):
+        shipped("--results", str(path))
     path.write_text(json.dumps(results()))
     with pytest.raises(SystemExit, match="not measured with these files"):
         shipped("--results", str(path))

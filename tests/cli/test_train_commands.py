@@ -87,11 +87,39 @@ def test_what_is_exported_says_where_it_comes_from_and_no_path(tmp_path, trained
     }
     assert "--steps 3" in facts["command"] and "--set keypoints=16" in facts["command"]
     assert "| ours | 0.5 |" in card and "ball-train" in card and facts["command"] in card and "mine.png" in card
+    threshold = about["config"]["match_threshold"]
+    assert f"Matches more probable than **{threshold:g}** are kept" in card and "| 0.85 |" in card
     for text in (card, json.dumps(about)):
         assert str(trained) not in text and str(Path.home()) not in text and os.uname().nodename not in text
     half = (tmp_path / "w" / "mine.safetensors").stat().st_size
     call("train", "export", trained / "sg", "--out", tmp_path / "full", "--full-precision")
     assert (tmp_path / "full" / "superglue.safetensors").stat().st_size > half
+
+
+def test_evaluation_takes_the_threshold_of_the_weights(tmp_path, trained):
+    from medrecon.training.evaluate import Trial, evaluate
+
+    found = {}
+    for own in (0.0, 0.99, None):
+        path = tmp_path / f"{own}.safetensors"
+        path.write_bytes((trained / "sg" / "superglue.safetensors").read_bytes())
+        about = json.loads((trained / "sg" / "superglue.json").read_text())
+        about["config"].pop("match_threshold")
+        about["config"] |= {} if own is None else {"match_threshold": own}
+        path.with_suffix(".json").write_text(json.dumps(about))
+        found[own] = evaluate(
+            trained / "shards",
+            "test",
+            trained / "sp" / "superpoint.safetensors",
+            path,
+            Trial(views=10, pairs=2, size=(64, 64), keypoints=16),
+            torch.device("cpu"),
+            lambda text: None,
+            trained / "cache",
+        )
+    assert [found[own]["match_threshold"] for own in found] == [0.0, 0.99, 0.2]
+    matches = {own: results["matching"]["superglue"]["mixed_matches"] for own, results in found.items()}
+    assert matches[0.0] > matches[0.99] == 0 and matches[0.0] >= matches[None]
 
 
 def test_the_same_command_again_changes_nothing_and_another_is_refused(capfd, trained):

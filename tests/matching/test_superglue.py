@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SuperGlue: what is trained against what runs, batches, bounds, and input that cannot be used."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -110,6 +111,41 @@ def test_first_pixel_is_where_the_weights_learned_it():
     """The released network counts pixel centres from (0, 0) and divides by 0.7 of the longer side."""
     xy = normalise_keypoints(torch.tensor([[0.5, 0.5], [320.5, 240.5]]), (640, 480))
     np.testing.assert_allclose(xy, [[-320 / 448, -240 / 448], [0, 0]], atol=1e-7)
+
+
+def with_threshold(weights, folder, threshold):
+    """A copy of the weights that says from what probability on its matches count; None: says nothing."""
+    path = folder / f"own-{threshold}.safetensors"
+    path.write_bytes(weights.read_bytes())
+    about = json.loads(weights.with_suffix(".json").read_text())
+    about["config"].pop("match_threshold")
+    about["config"] |= {} if threshold is None else {"match_threshold": threshold}
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return path
+
+
+@pytest.mark.parametrize("own, option, used", [(0.9, None, 0.9), (0.9, 0.0, 0.0), (0.9, 0.3, 0.3), (None, None, 0.2)])
+def test_matches_count_as_the_weights_say_unless_the_option_does(weights, tmp_path, own, option, used):
+    p, path = pair(), with_threshold(weights, tmp_path, own)
+    matcher, every = make(path, match_threshold=option), make(path, match_threshold=0.0).match(p.a, p.b)
+    found = matcher.match(p.a, p.b)
+    assert matcher.config.settled().match_threshold == used and matcher.config.match_threshold == option
+    kept = every.scores > np.float32(used)
+    assert np.array_equal(found.idx, every.idx[kept]) and (used == 0) == kept.all()
+
+
+def test_the_released_weights_keep_the_papers_threshold(tmp_path):
+    torch.save(small_superglue().state_dict(), tmp_path / "superglue_indoor.pth")
+    assert SuperglueMatcherConfig(weights=tmp_path / "superglue_indoor.pth").settled().match_threshold == 0.2
+
+
+def test_options_stay_open_where_the_weights_cannot_be_read(weights, tmp_path):
+    missing = SuperglueMatcherConfig(weights=tmp_path / "none.safetensors")
+    assert missing.settled() == missing
+    damaged = with_threshold(weights, tmp_path, 0.5)
+    damaged.with_suffix(".json").write_text("{")
+    assert SuperglueMatcherConfig(weights=damaged).settled().match_threshold is None
+    assert SuperglueMatcherConfig(weights="no-such-asset").settled().match_threshold is None
 
 
 def test_swapped_images_swap_the_matches(weights):

@@ -174,3 +174,33 @@ def test_a_checkpoint_given_by_path_is_named_by_its_hash_and_licence(learned, tm
 def test_a_licence_that_does_not_exist_is_refused(learned, tmp_path):
     with pytest.raises(AssetError, match="did you mean 'magicleap'"):
         run(learned, tmp_path / "out", accept_licenses=["magic-leap"])
+
+
+def test_what_the_weights_decide_is_part_of_the_key_and_stands_in_the_manifest(tmp_path):
+    """SuperGlue's threshold lies in the .json beside the tensors, whose hash does not know it."""
+    from medrecon.networks.checkpoint import save_network
+    from medrecon.pipeline.manifest import manifest
+    from medrecon.testing.networks import small_superglue, small_superpoint
+
+    save_network(tmp_path / "points.safetensors", small_superpoint(), "MIT", {})
+    save_network(tmp_path / "glue.safetensors", small_superglue(), "MIT", {})
+    (tmp_path / "pictures").mkdir()
+    about_path = tmp_path / "glue.json"
+    about = json.loads(about_path.read_text())
+
+    def resolved(own, **options):
+        about_path.write_text(json.dumps(about | {"config": about["config"] | {"match_threshold": own}}))
+        return load_config(
+            {
+                "version": 1,
+                "source": {"name": "image-folder", "path": str(tmp_path / "pictures")},
+                "features": {"name": "superpoint", "weights": str(tmp_path / "points.safetensors")},
+                "matching": {"name": "superglue", "weights": str(tmp_path / "glue.safetensors"), **options},
+            }
+        )
+
+    key = lambda *given, **options: stage_keys(resolved(*given, **options), "cpu", 1)["matching"]
+    assert key(0.5) == key(0.5) == key(0.9, match_threshold=0.5) != key(0.3)
+    shown = manifest(resolved(0.45), "cpu", 1, [])["config"]["matching"]
+    assert shown["match_threshold"] == 0.45 and shown["weights"] == "(path not recorded)"
+    assert resolved(0.45).to_dict()["matching"]["match_threshold"] is None  # a run file goes on leaving it to them

@@ -58,6 +58,9 @@ class Line:
         self.net.train()
         return {"error": error}
 
+    def conclude(self):
+        return {"bias": float(self.net[-1].bias.detach())}
+
     def export(self, folder, facts):
         torch.save(self.net.state_dict(), folder / "line.pt")
 
@@ -88,14 +91,15 @@ def test_learns_writes_curves_and_a_summary(tmp_path):
     first = lines[0]["train"]
     assert first["twice"] == pytest.approx(2 * first["loss"], rel=1e-6)
     assert json.loads((tmp_path / "summary.json").read_text())["validation"] == validations[-1]["validation"]
+    assert summary["bias"] == json.loads((tmp_path / "summary.json").read_text())["bias"]  # what the task concludes
     assert (tmp_path / "line.pt").exists()
 
 
 def test_the_same_seed_gives_the_same_curve_and_a_finished_training_is_not_repeated(tmp_path):
-    run(tmp_path / "a"), run(tmp_path / "b")
+    first, _ = run(tmp_path / "a"), run(tmp_path / "b")
     assert curve(tmp_path / "a") == curve(tmp_path / "b")
     again = run(tmp_path / "a", Line(wait_s=60))  # would take an hour
-    assert again["steps"] == 60 and curve(tmp_path / "a") == curve(tmp_path / "b")
+    assert again["steps"] == 60 and again["bias"] == first["bias"] and curve(tmp_path / "a") == curve(tmp_path / "b")
 
 
 def test_rate_warms_up_and_falls_to_its_end():

@@ -16,11 +16,12 @@ from medrecon.matching.superglue_network import SuperglueNetwork, SuperglueNetwo
 from medrecon.networks.checkpoint import load_checkpoint, save_network
 from medrecon.testing.networks import small_superpoint
 from medrecon.training.assignment import NONE, assignment_loss
+from medrecon.training.match_threshold import GRID
 from medrecon.training.matching_trial import MatchingTrial
 from medrecon.training.pairs import draw_pairs
 from medrecon.training.pool import ViewPool
 from medrecon.training.settings import Schedule
-from medrecon.training.superglue import SuperglueSettings, SuperglueTask, log_plan
+from medrecon.training.superglue import SuperglueSettings, SuperglueTask, log_plan, matcher
 from medrecon.training.superglue_start import fit_sharpness, start_from_descriptors
 from medrecon.training.trainer import train
 from medrecon.training.true_matches import Labels
@@ -173,8 +174,14 @@ def test_trained_weights_are_read_by_the_matcher(superpoint, tmp_path):
     assert about.license == "Apache-2.0" and about.provenance["steps"] == 3
     assert len(about.provenance["superpoint"]) == 64
     json.dumps(about.provenance)
+    threshold = summary["match_threshold"]
+    assert threshold in GRID and about.config["match_threshold"] == threshold
+    assert [row["threshold"] for row in about.provenance["match_thresholds"]] == list(GRID)
+    assert json.loads((tmp_path / "summary.json").read_text())["match_thresholds"] == summary["match_thresholds"]
     # The matcher of the product and the one that validation judges find the same.
-    matcher = SuperglueMatcher(SuperglueMatcherConfig(weights=path, device="cpu"))
+    product = SuperglueMatcher(SuperglueMatcherConfig(weights=path, device="cpu"))
+    loaded, _ = load_trained(path, SuperglueNetwork, torch.device("cpu"))
+    assert product.threshold == threshold == loaded.config.match_threshold
     a, b, _ = task._trial.examples[0]
     task.network.eval()
     height, width = SMALL.image_px
@@ -183,9 +190,34 @@ def test_trained_weights_are_read_by_the_matcher(superpoint, tmp_path):
     from medrecon.matching.superglue_inference import Side
 
     theirs = next(
-        matcher.network.log_assignments([(Side(*(t[0] for t in sides[0])), Side(*(t[0] for t in sides[1])))], 100)
+        product.network.log_assignments([(Side(*(t[0] for t in sides[0])), Side(*(t[0] for t in sides[1])))], 100)
     ).exp()
     torch.testing.assert_close(mine, theirs, atol=0.03, rtol=0.05)  # the file is in half precision
+
+
+def test_a_finished_training_chooses_the_same_again(superpoint, tmp_path):
+    """As weights need that were trained before thresholds were chosen."""
+    schedule = Schedule(steps=2, minutes=None, validations=1, log_every=1)
+    once = lambda: train(make_task(superpoint), schedule, tmp_path, torch.device("cpu"), lambda text: None)
+    first, path = once(), tmp_path / "superglue.json"
+    about = json.loads(path.read_text())
+    old = about | {"config": {k: v for k, v in about["config"].items() if k != "match_threshold"}}
+    path.write_text(json.dumps(old))
+    assert SuperglueMatcher(SuperglueMatcherConfig(weights=path.with_suffix(".safetensors"))).threshold == 0.2
+    again = once()
+    assert again["steps"] == 2 and again["match_thresholds"] == first["match_thresholds"]
+    assert json.loads(path.read_text())["config"] == about["config"]
+
+
+@pytest.mark.parametrize("threshold", [GRID[0], GRID[3], GRID[7]])
+def test_the_table_has_the_figures_of_validation(task, threshold):
+    row = next(row for row in task.conclude()["match_thresholds"] if row["threshold"] == threshold)
+    assert task.network.training
+    task.network.eval()
+    figures = task._trial.judge(matcher(task.network, SMALL.image_px, threshold))
+    assert row["right"] == pytest.approx(figures["mixed_correct"])
+    assert row["right"] + row["wrong"] == pytest.approx(figures["mixed_matches"])
+    assert row["mma_3px"] == pytest.approx(figures["mixed_mma_3px"])
 
 
 def test_identity_knows_the_superpoint_by_content(superpoint, tmp_path):

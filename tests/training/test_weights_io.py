@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict
 
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 
 from medrecon.errors import AssetError
 from medrecon.features.superpoint_network import SuperpointNetwork
-from medrecon.networks.checkpoint import load_checkpoint, save_checkpoint
-from medrecon.testing.networks import small_superpoint
+from medrecon.matching.superglue_network import SuperglueNetwork
+from medrecon.networks.checkpoint import load_checkpoint, load_network, save_checkpoint
+from medrecon.testing.networks import small_superglue, small_superpoint
 from medrecon.training.weights_io import load_trained, read_weights, write_weights
 
 TENSORS = {
@@ -66,6 +68,35 @@ def test_a_trained_network_is_built_as_it_was_saved(tmp_path):
     image = torch.rand(1, 1, 32, 40)
     for mine, expected in zip(found(image), network(image)):
         torch.testing.assert_close(mine, expected)
+
+
+def superglue_file(tmp_path, **config):
+    network = small_superglue()
+    path = tmp_path / "glue.safetensors"
+    sizes = {k: v for k, v in asdict(network.config).items() if k != "match_threshold"} | config
+    write_weights(path, network.state_dict(), network.format, sizes, "Apache-2.0", {})
+    return path
+
+
+@pytest.mark.parametrize(
+    "config, threshold", [({}, 0.2), ({"match_threshold": 0.35}, 0.35), ({"match_threshold": 0}, 0)]
+)
+def test_the_threshold_of_matches_goes_with_the_weights(tmp_path, config, threshold):
+    path = superglue_file(tmp_path, **config)
+    found, _ = load_trained(path, SuperglueNetwork, torch.device("cpu"))
+    assert found.config.match_threshold == load_network(path, SuperglueNetwork).config.match_threshold == threshold
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1, "high", None, True, float("nan")])
+def test_a_threshold_that_cannot_be(tmp_path, threshold):
+    path = superglue_file(tmp_path)
+    about = json.loads(path.with_suffix(".json").read_text())
+    about["config"]["match_threshold"] = threshold
+    path.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(AssetError, match="match_threshold"):
+        load_trained(path, SuperglueNetwork, torch.device("cpu"))
+    with pytest.raises(AssetError, match="match_threshold"):
+        load_network(path, SuperglueNetwork)
 
 
 @pytest.mark.parametrize("config", [{"head_width": 7}, {"depth": 3}, {"head_width": -1}])
