@@ -167,7 +167,7 @@ TRAINING_DATA: tuple[Asset, ...] = (
     ),
     _data(
         "dicom2stl-example-ct",
-        "CT of the upper half of another head, 256 x 256 x 26, 1.25 x 1.25 x 4 mm (validation)",
+        "CT of the upper half of another head, 256 x 256 x 26, 1.25 x 1.25 x 4 mm (trained on)",
         "MIT",
         _DICOM2STL,
         1_483_789,
@@ -176,7 +176,7 @@ TRAINING_DATA: tuple[Asset, ...] = (
     ),
     _data(
         "dicom2stl-example-mr",
-        "T1 MR of the same head, 256 x 256 x 26, 1.25 x 1.25 x 4 mm (validation)",
+        "T1 MR of the same head, 256 x 256 x 26, 1.25 x 1.25 x 4 mm (trained on)",
         "MIT",
         _DICOM2STL,
         1_715_481,

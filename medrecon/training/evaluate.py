@@ -84,7 +84,7 @@ def evaluate(
         "blobs": (validation.classical(trial.keypoints), None),
     }
     keypoints: dict[str, dict[str, Any]] = {}
-    kinds = {"flat": Mix(0, 1, 0), "views": Mix(1, 0, 0)} if len(pool.solid_views) else {"flat": Mix(0, 1, 0)}
+    kinds = {"flat": Mix(0, 1, 0, 0), "views": Mix(1, 0, 0, 0)} if len(pool.solid_views) else {"flat": Mix(0, 1, 0, 0)}
     for kind, mix in kinds.items():
         sizes = [min(_BATCH, trial.pairs - start) for start in range(0, trial.pairs, _BATCH)]
         batches = [

@@ -44,7 +44,7 @@ class MatchingTrial:
         seed: int,
         detector: str = "superpoint",
     ):
-        kinds = {"mixed": None, "views": Mix(1, 0, 0)} if len(pool.solid_views) else {"mixed": None}
+        kinds = {"mixed": None, "views": Mix(1, 0, 0, 0)} if len(pool.solid_views) else {"mixed": None}
         self._batches: dict[str, list[PairBatch]] = {}
         self._found: dict[int, Keypoints] = {}
         self.examples: list[tuple[Keypoints, Keypoints, Labels]] = []

@@ -17,15 +17,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from medrecon.errors import ConfigError
 from medrecon.training import warp
 from medrecon.training.crops import choose_crops, crop_to_crop
 from medrecon.training.exact import product, rigid_inverse, times
+from medrecon.training.mix import MODALITY, Mix, choose_views
 from medrecon.training.photometric import Dice, Surface, disturbed, exposed, lit, other_modality, unit
 from medrecon.training.pool import ViewPool
-
-HOMOGRAPHY, VIEWS, MODALITY = 0, 1, 2
-
 
 F = TypeVar("F", bound=Callable)
 
@@ -43,35 +40,13 @@ def _exact(function: F) -> F:
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Shares of the kinds of pairs; they are normalised.
-
-    Attributes:
-        views: two views of a volume.
-        homography: one view, slice or photograph twice.
-        modality: either of them with another contrast on each side.
-        flat: share of slices and photographs among the pairs of one picture.
-    """
-
-    views: float = 0.40
-    homography: float = 0.45
-    modality: float = 0.15
-    flat: float = 0.5
-
-    def __post_init__(self) -> None:
-        shares = (self.views, self.homography, self.modality)
-        if min(shares) < 0 or sum(shares) <= 0 or not 0 <= self.flat <= 1:
-            raise ConfigError(f"the mix of pairs {shares}, flat {self.flat} is not made of shares", "give 0 or more")
-
-
-@dataclass(frozen=True)
 class PairBatch:
     """B pairs of crops.
 
     Attributes:
         image_a, image_b: float32 [B, 1, H, W], 0..1.
         mask_a, mask_b: bool [B, H, W], True where there is an object that can be seen.
-        kind: int64 [B]: 0 one view twice, 1 two views, 2 different contrasts (of one view or of two).
+        kind: int64 [B]: 0 one view twice, 1 two views, 2 different contrasts (of one view or of two), 3 two modalities.
         view_a, view_b: int64 [B], which views of the pool; equal for one view twice.
         view_from_a, view_from_b: float32 [B, 3, 3], px of the view from px of the crop.
         b_from_a: float32 [B, 4, 4], mm: from the camera of view a to that of view b; the identity for one view twice.
@@ -154,7 +129,7 @@ def draw_pairs(
     device = pool.device
     draw = torch.Generator(device).manual_seed(seed)
     dice = Dice(draw, batch)
-    kind, two, a, b = _choose(pool, mix, dice, batch)
+    kind, two, a, b = choose_views(pool, mix, dice, batch)
     b_from_a = product(pool.cam_from_world[b], rigid_inverse(pool.cam_from_world[a]))
     eye = torch.eye(4, device=device).expand(batch, 4, 4)
     b_from_a = torch.where((a == b)[:, None, None], eye, b_from_a)
@@ -167,27 +142,6 @@ def draw_pairs(
         images[:batch, None], images[batch:, None], masks[:batch], masks[batch:], kind, a, b, view_from_a, view_from_b,
         b_from_a, _crop_camera(pool, a, view_from_a), _crop_camera(pool, b, view_from_b), pool,
     )  # fmt: skip
-
-
-def _choose(pool: ViewPool, mix: Mix, dice: Dice, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """int64 kind [B], bool two [B] (of two views), int64 a and b [B]."""
-    solid, flat = pool.solid_views, pool.flat_views
-    views, homography, modality = mix.views, mix.homography, mix.modality
-    if not len(solid):
-        views, homography = 0.0, homography + views
-    total = views + homography + modality
-    u = dice.uniform(0, 1)[:, 0, 0] * total
-    kind = torch.where(u < views, VIEWS, torch.where(u < views + homography, HOMOGRAPHY, MODALITY))
-    both = mix.views / max(mix.views + mix.homography, 1e-9) if len(solid) else 0.0
-    two = (kind == VIEWS) | ((kind == MODALITY) & dice.chance(both)[:, 0, 0])
-    share = mix.flat if len(solid) and len(flat) else float(len(flat) > 0)
-    pick = lambda index: index[(dice.uniform(0, 1)[:, 0, 0] * len(index)).long().clamp(max=len(index) - 1)]
-    a = pick(solid) if len(solid) else pick(flat)
-    if len(flat):
-        a = torch.where(~two & dice.chance(share)[:, 0, 0], pick(flat), a)
-    count, first = pool.count[a], pool.first[a]
-    other = first + (a - first + 1 + (dice.uniform(0, 1)[:, 0, 0] * (count - 1)).long()) % count
-    return kind, two, a, torch.where(two, other, a)
 
 
 def _pictures(pool, view, from_crop, scale, b_from_a, kind, draw, size, photometric) -> tuple[Tensor, Tensor]:

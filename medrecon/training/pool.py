@@ -28,6 +28,8 @@ class ViewPool:
         group: int64 [V]; views of a group look at the same spot and overlap; a flat item is a group of its own.
         flat: bool [V]; slice or photograph: no depth, and no lighting.
         first, count: int64 [V], the group's first view (groups are contiguous) and how many it has.
+        partner: int64 [V], the view of the same camera, or the same slice, through another volume of the same head; its
+            group is another one, of as many views. A view without such a partner is its own.
     """
 
     albedo: Tensor
@@ -40,6 +42,7 @@ class ViewPool:
     flat: Tensor
     first: Tensor
     count: Tensor
+    partner: Tensor
 
     def __len__(self) -> int:
         return len(self.flat)
@@ -62,6 +65,11 @@ class ViewPool:
     def flat_views(self) -> Tensor:
         """int64: the slices and photographs."""
         return self.flat.nonzero()[:, 0]
+
+    @cached_property
+    def tied_views(self) -> Tensor:
+        """int64: the views and slices that have a partner in another volume."""
+        return (self.partner != torch.arange(len(self), device=self.device)).nonzero()[:, 0]
 
     def to(self, device: torch.device | str) -> "ViewPool":
         return ViewPool(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

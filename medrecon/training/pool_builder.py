@@ -2,13 +2,15 @@
 """Renders the pool of pictures of a training, once, on the device that trains.
 
 Volumes give groups of views that look at the same spot (as G-buffers, to be lit later) and oblique slices; photographs
-are what they are; a few synthetic shapes join the training. Deterministic: shards, split, number, size, seed and kind
+are what they are; a few synthetic shapes join the training. Volumes of one frame are seen by the same cameras and cut
+by the same slices, which makes partners of their pictures. Deterministic: shards, split, number, size, seed and kind
 of device decide everything.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,17 +24,19 @@ from torch import Tensor
 from medrecon.errors import InputError
 from medrecon.training import cameras, shapes
 from medrecon.training.exact import times
-from medrecon.training.opacity import draw_ramp, draw_window
+from medrecon.training.opacity import draw_ramp
 from medrecon.training.pool import ViewPool
 from medrecon.training.raycast import VolumeCaster, sample_volume
 from medrecon.training.shards import Shard, read_shards
+from medrecon.training.slices import draw_slices
 from medrecon.training.texture import SolidTexture, wavelength
 
-_VERSION = 3  # of everything that decides the pictures; cached pools of another version are rendered again
+_VERSION = 4  # of everything that decides the pictures; cached pools of another version are rendered again
 # The rest are photographs; shapes come on top, then all are scaled.
 _SHARE_VIEWS, _SHARE_SLICES, _SHARE_SHAPES = 0.65, 0.2, 0.05
 _GROUPS_PER_CASTER = 3  # groups that share an opacity ramp, and so a map of empty space
 _SHAPES_AT_ONCE = 32
+_BENEATH = 3  # voxels behind a surface whose mean colours it
 _NORMAL = 127.0  # int8 of a unit component
 # Share of the groups that look from within the body, and of those that get a texture.
 _INSIDE = {"airway": 0.6, "skin": 0.15, "vessels": 0.15, "bone": 0.1, "brain": 0.0}
@@ -103,8 +107,8 @@ class _Builder:
         self.parts: list[dict[str, Tensor]] = []
 
     def build(self, views: int) -> ViewPool:
-        scenes = [s for s in self.shards if s.volume is not None and s.meta.presets]
-        volumes = [s for s in self.shards if s.volume is not None]
+        volumes = _by_frame([s for s in self.shards if s.volume is not None])
+        scenes = [tied for tied in volumes if any(s.meta.presets for s in tied)]
         photos = [s for s in self.shards if s.photos is not None]
         shares = [_SHARE_VIEWS * bool(scenes), _SHARE_SLICES * bool(volumes)]
         shares.append((1 - _SHARE_VIEWS - _SHARE_SLICES) * bool(photos))
@@ -113,12 +117,13 @@ class _Builder:
         total = sum(shares)
         n_slices, n_photos, n_shapes = (round(views * share / total) for share in shares[1:])
         n_views = views - n_slices - n_photos - n_shapes if scenes else 0
-        for i, (shard, n) in enumerate(zip(scenes, _split(n_views, len(scenes)))):
-            self._add_scene(shard, n, self._draw(0, i))
-            self.say(f"rendered {shard.meta.name}: {sum(len(p['flat']) for p in self.parts)} of {views} pictures")
-        for i, (shard, n) in enumerate(zip(volumes, _split(n_slices, len(volumes)))):
-            self._add_slices(shard, n, self._draw(1, i))
-        counts = _split(n_photos, len(photos), [len(s.photos) for s in photos])
+        for i, (tied, n) in enumerate(zip(scenes, _split(n_views, [len(tied) for tied in scenes]))):
+            self._add_scene(tied, n, self._draw(0, i))
+            names = ", ".join(s.meta.name for s in tied)
+            self.say(f"rendered {names}: {sum(len(p['flat']) for p in self.parts)} of {views} pictures")
+        for i, (tied, n) in enumerate(zip(volumes, _split(n_slices, [len(tied) for tied in volumes]))):
+            self._add_slices(tied, n, self._draw(1, i))
+        counts = _split(n_photos, [1] * len(photos))
         for i, (shard, n) in enumerate(zip(photos, counts)):
             self._add_photos(shard, n, self._draw(2, i))
         self._add_shapes(n_shapes)
@@ -140,101 +145,109 @@ class _Builder:
         count = torch.bincount(group)
         first = (count.cumsum(0) - count)[group]
         join = lambda name: torch.cat([p[name] for p in self.parts])
-        rest = {f.name: join(f.name) for f in fields(ViewPool) if f.name not in ("group", "first", "count")}
-        return ViewPool(
-            **rest, group=group.to(self.device), first=first.to(self.device), count=count[group].to(self.device)
-        )
+        partner = torch.arange(len(group)) + join("partner")
+        made = {"group": group, "first": first, "count": count[group], "partner": partner}
+        rest = {f.name: join(f.name) for f in fields(ViewPool) if f.name not in made}
+        return ViewPool(**rest, **{name: index.to(self.device) for name, index in made.items()})
 
-    def _add_scene(self, shard: Shard, views: int, draw: torch.Generator) -> None:
-        """Groups of views of one volume, under ramps of its presets in turn."""
+    def _add_scene(self, tied: list[Shard], views: int, draw: torch.Generator) -> None:
+        """Groups of views of one volume, or of the volumes of a frame, under ramps of their presets in turn.
+
+        A preset that several volumes of a frame have gives each view once per volume: the surface is that of one of
+        them, the colour that of each in turn. Surfaces found in each by itself would differ by millimetres.
+        """
         # One voxel of nothing all round closes the surfaces that the border of the volume cuts.
-        volume = F.pad(torch.from_numpy(shard.volume).to(self.device), (1,) * 6)
+        volumes = [F.pad(torch.from_numpy(shard.volume).to(self.device), (1,) * 6) for shard in tied]
+        looks = [(i, preset) for i, shard in enumerate(tied) for preset in shard.meta.presets]
         left, fruitless, turn = views, 0, 0
-        while left >= min(cameras.PER_GROUP, views) and left > 0 and fruitless < 2 * len(shard.meta.presets):
-            preset = shard.meta.presets[turn % len(shard.meta.presets)]
+        while left >= min(cameras.PER_GROUP, views) and left > 0 and fruitless < 2 * len(looks):
+            lead, preset = looks[turn % len(looks)]
             turn += 1
-            ramp, top = draw_ramp(shard, preset, draw)
-            caster = VolumeCaster(volume, shard.spacing_mm, ramp)
-            wanted = min(_GROUPS_PER_CASTER, max(1, left // cameras.PER_GROUP))
+            others = [i for i, s in enumerate(tied) if i != lead and preset in s.meta.presets]
+            each = cameras.PER_GROUP * (1 + len(others))
+            if others and left < each:
+                fruitless += 1
+                continue
+            ramp, top = draw_ramp(tied[lead], preset, draw)
+            caster = VolumeCaster(volumes[lead], tied[lead].spacing_mm, ramp)
+            wanted = min(_GROUPS_PER_CASTER, max(1, left // each))
             placed = cameras.place_groups(caster, wanted, self.size, _INSIDE[preset], draw)
             fruitless = 0 if len(placed.good) else fruitless + 1
             if len(placed.good):
-                left -= self._render(caster, placed, top, preset, draw)
+                coats = []
+                for i in others:
+                    other, bright = draw_ramp(tied[i], preset, draw)
+                    coats.append((volumes[i], other.low, bright))
+                left -= self._render(caster, placed, top, coats, preset, draw)
 
-    def _render(self, caster: VolumeCaster, placed: cameras.Cameras, top: float, preset: str, draw) -> int:
+    def _render(
+        self, caster: VolumeCaster, placed: cameras.Cameras, top: float, coats: list[tuple[Tensor, float, float]],
+        preset: str, draw: torch.Generator,
+    ) -> int:  # fmt: skip
+        """The views, and the same again coloured by each of the coats: volume, darkest and brightest byte value."""
         good = placed.good
         group = torch.arange(len(good))[:, None].expand_as(good)[good]
         intrinsics, pose = placed.intrinsics[good].to(self.device), placed.cam_from_world[good].to(self.device)
         buffer = caster.render(intrinsics, pose, self.size)
+        point = _world_points(buffer.depth, intrinsics, pose)
+        values = [(buffer.value, caster.ramp.low, top)]
+        values += [(self._beneath(volume, caster, point, pose, buffer.depth), *ends) for volume, *ends in coats]
+        grey = torch.cat([self._grey(value, low, high, buffer.opacity, draw) for value, low, high in values])
+        n = len(values)
+        self._paint(grey, buffer.depth, point, intrinsics, group, preset, draw)
+        for i, painted in enumerate(grey.chunk(n)):
+            self.parts.append(
+                {
+                    "albedo": _bytes(painted),
+                    "normal": (buffer.normal * _NORMAL).round().to(torch.int8),
+                    "depth": buffer.depth,
+                    "opacity": _bytes(buffer.opacity),
+                    "intrinsics": intrinsics,
+                    "cam_from_world": pose,
+                    "group": group,
+                    "flat": torch.zeros(len(group), dtype=torch.bool, device=self.device),
+                    "partner": _partners(i, n, len(group)),
+                }
+            )
+        return n * len(group)
+
+    def _grey(self, value: Tensor, low: float, top: float, opacity: Tensor, draw: torch.Generator) -> Tensor:
         floor, gamma = (
             (0.2 + 0.4 * torch.rand(1, generator=draw)).item(),
             math.exp(torch.randn(1, generator=draw) * 0.2),
         )
-        share = ((buffer.value - caster.ramp.low) / max(top - caster.ramp.low, 1.0)).clamp(0, 1) ** gamma
-        grey = (floor + (1 - floor) * share) * (buffer.opacity > 0)
-        self._paint(grey, buffer.depth, intrinsics, pose, group, preset, draw)
-        self.parts.append(
-            {
-                "albedo": _bytes(grey),
-                "normal": (buffer.normal * _NORMAL).round().to(torch.int8),
-                "depth": buffer.depth,
-                "opacity": _bytes(buffer.opacity),
-                "intrinsics": intrinsics,
-                "cam_from_world": pose,
-                "group": group,
-                "flat": torch.zeros(len(group), dtype=torch.bool, device=self.device),
-            }
-        )
-        return len(group)
+        share = ((value - low) / max(top - low, 1.0)).clamp(0, 1) ** gamma
+        return (floor + (1 - floor) * share) * (opacity > 0)
 
-    def _paint(self, grey, depth, intrinsics, pose, group, preset: str, draw: torch.Generator) -> None:
-        """Give the surfaces of most groups a texture, in place."""
+    def _beneath(self, volume: Tensor, caster: VolumeCaster, point: Tensor, pose: Tensor, depth: Tensor) -> Tensor:
+        """float32 [V, H, W]: mean of a volume over the first voxels behind the surface, as a ray would gather it."""
+        eye = -times(pose[:, :3, :3].transpose(1, 2), pose[:, None, :3, 3])
+        ray = F.normalize(point - eye, dim=-1) * caster.spacing.mean()
+        data = volume.float()[None, None]
+        into = torch.arange(_BENEATH, device=self.device)[:, None] + 0.5
+        look = lambda p, r: sample_volume(data, (p[:, None] + into * r[:, None]) / caster.spacing).mean(1)
+        return torch.stack([look(p, r) for p, r in zip(point, ray)]).view_as(depth)
+
+    def _paint(self, grey, depth, point, intrinsics, group, preset: str, draw: torch.Generator) -> None:
+        """Give the surfaces of most groups a texture, in place; the coats of a view share it."""
+        grey = grey.view(-1, *depth.shape)
         for g in range(int(group.max()) + 1):
             views = (group == g).nonzero()[:, 0].to(self.device)
             if torch.rand(1, generator=draw).item() >= _TEXTURED[preset]:
                 continue
-            z, k, m = depth[views], intrinsics[views][:, :, None, None], pose[views]
+            z = depth[views]
             hit = z > 0
-            texture = SolidTexture(wavelength(float(z[hit].median()), float(k[0, 0]), draw), draw, self.device)
-            y, x = torch.meshgrid(*(torch.arange(n, device=self.device) + 0.5 for n in z.shape[1:]), indexing="ij")
-            point = torch.stack([(x - k[:, 2]) / k[:, 0] * z, (y - k[:, 3]) / k[:, 1] * z, z], -1).flatten(1, 2)
-            point = times(m[:, :3, :3].transpose(1, 2), point - m[:, None, :3, 3])
-            factor = torch.where(hit, texture(point.reshape(-1, 3)).view_as(z), torch.ones_like(z))
-            grey[views] = grey[views] * factor
+            texture = SolidTexture(
+                wavelength(float(z[hit].median()), float(intrinsics[views[0], 0]), draw), draw, self.device
+            )
+            factor = torch.where(hit, texture(point[views].reshape(-1, 3)).view_as(z), torch.ones_like(z))
+            grey[:, views] = grey[:, views] * factor
 
-    def _add_slices(self, shard: Shard, n: int, draw: torch.Generator) -> None:
-        """Oblique slices, half of them nearly along the axes, each under a window of its own."""
-        if n == 0:
-            return
-        w, h = self.size
-        volume = torch.from_numpy(shard.volume).to(self.device).float()[None, None]
-        spacing, shape = torch.tensor(shard.spacing_mm), torch.tensor(shard.volume.shape)
-        body = volume > 12  # of 255: above the air
-        pictures, solids = [], []
-        for _ in range(6 * n):
-            if len(pictures) == n:
-                break
-            turn = _slice_axes(draw)
-            centre = (0.2 + 0.6 * torch.rand(3, generator=draw)) * shape * spacing
-            extent = float((shape * spacing).median())
-            step = extent / h * (0.45 + 0.75 * torch.rand(1, generator=draw).item())
-            y, x = torch.meshgrid(torch.arange(h) + 0.5 - h / 2, torch.arange(w) + 0.5 - w / 2, indexing="ij")
-            points = (centre + step * (x[..., None] * turn[0] + y[..., None] * turn[1])) / spacing
-            within = ((points >= 0) & (points <= shape - 1)).all(-1).to(self.device)
-            points = points.to(self.device).view(h * w, 1, 3)
-            low, high = draw_window(shard, draw)
-            values = sample_volume(volume, points).view(h, w)
-            solid = (sample_volume(body.float(), points).view(h, w) > 0.5) & within
-            if solid.float().mean() < 0.3:
-                continue
-            solid = F.max_pool2d(solid[None].float(), 7, 1, 3)[0] > 0  # outlines belong to what they surround
-            picture = _bytes(((values - low) / (high - low)).clamp(0, 1) * within)
-            seen = picture[solid].float()
-            if seen.std() < 20 or ((seen < 3) | (seen > 252)).float().mean() > 0.5:  # a window that shows nothing
-                continue
-            pictures.append(picture)
-            solids.append(solid)
-        self._add_flat(pictures, solids)
+    def _add_slices(self, tied: list[Shard], n: int, draw: torch.Generator) -> None:
+        """The same slices through each of the volumes of a frame."""
+        pictures, solids = draw_slices(tied, n // len(tied), self.size, self.device, draw)
+        for i, (picture, solid) in enumerate(zip(pictures, solids)):
+            self._add_flat(picture, solid, _partners(i, len(tied), len(picture)))
 
     def _add_photos(self, shard: Shard, n: int, draw: torch.Generator) -> None:
         """Crops with the pool's shape at random places and, of large photographs, random sizes."""
@@ -261,7 +274,7 @@ class _Builder:
             drawn = shapes.draw_shapes(many, (h, w), self.seed * 100_003 + start, self.device)
             self._add_flat(list(_bytes(drawn.image[:, 0])), [everywhere] * many)
 
-    def _add_flat(self, pictures: list[Tensor], solids: list[Tensor]) -> None:
+    def _add_flat(self, pictures: list[Tensor], solids: list[Tensor], partner: Tensor | None = None) -> None:
         if not pictures:
             return
         (w, h), n = self.size, len(pictures)
@@ -278,29 +291,40 @@ class _Builder:
                 "cam_from_world": torch.eye(4, device=self.device).repeat(n, 1, 1),
                 "group": torch.arange(n),
                 "flat": torch.ones(n, dtype=torch.bool, device=self.device),
+                "partner": torch.zeros(n, dtype=torch.int64) if partner is None else partner,
             }
         )
 
 
-def _slice_axes(draw: torch.Generator) -> Tensor:
-    """float32 [3, 3], rows: where the picture's x and y and its normal point in the world; y runs towards inferior."""
-    basis = torch.linalg.qr(torch.randn(3, 3, generator=draw)).Q
-    if torch.rand(1, generator=draw).item() < 0.5:
-        standard = (
-            ((1, 0, 0), (0, -1, 0), (0, 0, -1)),
-            ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
-            ((0, 1, 0), (0, 0, -1), (1, 0, 0)),
-        )
-        chosen = torch.tensor(standard[int(torch.randint(3, (1,), generator=draw))], dtype=torch.float32)
-        basis = torch.linalg.qr((chosen + 0.08 * torch.randn(3, 3, generator=draw)).T)
-        basis = (basis.Q * torch.sign(basis.R.diagonal())).T
-    return basis
+def _world_points(depth: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
+    """float32 [V, H * W, 3], mm: what the pixels show; where the depth is 0, the cameras."""
+    k = intrinsics[:, :, None, None]
+    y, x = torch.meshgrid(*(torch.arange(n, device=depth.device) + 0.5 for n in depth.shape[1:]), indexing="ij")
+    point = [(x - k[:, 2]) / k[:, 0] * depth, (y - k[:, 3]) / k[:, 1] * depth, depth]
+    point = torch.stack(point, -1).flatten(1, 2)
+    return times(pose[:, :3, :3].transpose(1, 2), point - pose[:, None, :3, 3])
+
+
+def _by_frame(shards: list[Shard]) -> list[list[Shard]]:
+    """Shards of one frame together, at the place of the first of them; every other one alone."""
+    found: dict[str, list[Shard]] = {}
+    for shard in shards:
+        # No frame has the name of a file: those cannot begin with a slash.
+        found.setdefault(shard.meta.frame or f"/{shard.meta.name}", []).append(shard)
+    return list(found.values())
+
+
+def _partners(index: int, volumes: int, views: int) -> Tensor:
+    """int64 [views]: how far on the same views of the next volume lie, where those of ``volumes`` follow each other."""
+    step = views if index + 1 < volumes else -views * (volumes - 1)
+    return torch.full((views,), step)
 
 
 def _bytes(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _split(n: int, parts: int, most: list[int] | None = None) -> list[int]:
-    """``n`` in ``parts`` nearly equal numbers."""
-    return [n * (i + 1) // parts - n * i // parts for i in range(parts)]
+def _split(n: int, weights: list[int]) -> list[int]:
+    """``n`` as whole numbers nearly in proportion to the weights."""
+    total, ends = sum(weights), [0, *itertools.accumulate(weights)]
+    return [n * b // total - n * a // total for a, b in itertools.pairwise(ends)]

@@ -19,6 +19,7 @@ from medrecon.errors import AssetError, InputError
 from medrecon.ingest.volume import load_volume
 from medrecon.progress import Progress, Quiet
 from medrecon.training.shard_formats import read_invesalius, read_tiff_stack, read_volpack
+from medrecon.training.shard_frames import VAULT_CT, VAULT_MR, Placement
 from medrecon.training.shard_volumes import prepare_ct, prepare_mr
 from medrecon.training.shards import ShardMeta, write_photos, write_volume
 from medrecon.types import Volume
@@ -37,6 +38,7 @@ class VolumeSource:
         spacing_mm: of the shard, isotropic.
         read: from where the asset lies.
         brain: of an MR, only what is left when the skull is taken away.
+        placement: in a frame that it shares with other volumes of the head.
     """
 
     name: str
@@ -48,11 +50,13 @@ class VolumeSource:
     spacing_mm: float
     read: Callable[[Path], Volume] = load_volume
     brain: bool = False
+    placement: Placement | None = None
 
     def write(self, place: Path, out: Path) -> Path:
         prepare = prepare_ct if self.modality == "CT" else partial(prepare_mr, brain=self.brain)
-        data, value_range = prepare(self.read(place), self.spacing_mm)
-        return write_volume(out, _meta(self, value_range, self.presets), data, (self.spacing_mm,) * 3)
+        data, value_range = prepare(self.read(place), self.spacing_mm, placement=self.placement)
+        frame = self.placement.frame if self.placement else ""
+        return write_volume(out, _meta(self, value_range, self.presets, frame), data, (self.spacing_mm,) * 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ SOURCES: tuple[VolumeSource | PhotoSource, ...] = (
     VolumeSource("chest-cta", "totalsegmentator-chest", "totalsegmentator-1", "train", "CT",
                  ("skin", "bone", "vessels", "airway"), 1.5),
     VolumeSource("head-ct", "dicom2stl-head", "dicom2stl-1", "train", "CT", ("skin", "bone"), 1.4),
+    VolumeSource("vault-ct", "dicom2stl-example-ct", "dicom2stl-2", "train", "CT", ("skin", "bone"), 1.25,
+                 placement=VAULT_CT),
+    VolumeSource("vault-mr", "dicom2stl-example-mr", "dicom2stl-2", "train", "MR", ("skin",), 1.25,
+                 placement=VAULT_MR),
     VolumeSource("s1-head", "pycortex-s1", "pycortex-s1", "train", "MR", ("skin",), 1.2),
     VolumeSource("s1-brain", "pycortex-s1", "pycortex-s1", "train", "MR", ("brain",), 1.2, brain=True),
     VolumeSource("volpack-head", "volpack-head", "unc-head", "train", "MR", ("skin", "brain"), 1.6, read_volpack),
@@ -93,8 +101,6 @@ SOURCES: tuple[VolumeSource | PhotoSource, ...] = (
          "hubble_deep_field.jpg"),
     ),
     VolumeSource("abdomen-ct", "totalsegmentator-abdomen", "totalsegmentator-2", "val", "CT", ("skin", "bone"), 2.0),
-    VolumeSource("vault-ct", "dicom2stl-example-ct", "dicom2stl-2", "val", "CT", ("skin", "bone"), 1.6),
-    VolumeSource("vault-mr", "dicom2stl-example-mr", "dicom2stl-2", "val", "MR", (), 1.6),
     VolumeSource("haase-head", "haase-head", "haase", "val", "MR", ("skin",), 1.6, _HAASE),
     VolumeSource("haase-brain", "haase-head", "haase", "val", "MR", ("brain",), 1.6, _HAASE, brain=True),
     VolumeSource("macaque-brain", "inia19-macaque", "inia19", "val", "MR", ("brain",), 0.6),
@@ -181,11 +187,14 @@ def read_photo(path: Path) -> np.ndarray:
     return cv2.resize(image[y : y + h, x : x + w], PHOTO_SIZE, interpolation=way)
 
 
-def _meta(source: VolumeSource | PhotoSource, value_range: tuple[float, float], presets: tuple[str, ...]) -> ShardMeta:
+def _meta(
+    source: VolumeSource | PhotoSource, value_range: tuple[float, float], presets: tuple[str, ...], frame: str = ""
+) -> ShardMeta:
     entry = asset(source.asset)
     return ShardMeta(
-        source.name, source.subject, source.split, source.modality, entry.license, entry.citation, value_range, presets
-    )
+        source.name, source.subject, source.split, source.modality, entry.license, entry.citation, value_range, presets,
+        frame,
+    )  # fmt: skip
 
 
 def _chosen(choose: Iterable[str] | None) -> list[VolumeSource | PhotoSource]:

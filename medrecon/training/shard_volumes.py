@@ -14,6 +14,7 @@ from scipy import ndimage
 from medrecon.errors import InputError
 from medrecon.ingest.body import AIR_HU, remove_skull, remove_table
 from medrecon.ingest.volume import canonical
+from medrecon.training.shard_frames import Placement
 from medrecon.types import Volume
 
 # From air, so that lungs and airways keep their walls, to cortical bone; a step is 9 HU.
@@ -23,22 +24,29 @@ _HAZE = 0.06  # of the brightest tissue of an MR: below it is noise of the air a
 _HEAD_GRID_MM = 3.0
 
 
-def prepare_ct(volume: Volume, spacing_mm: float) -> tuple[np.ndarray, tuple[float, float]]:
+def prepare_ct(
+    volume: Volume, spacing_mm: float, placement: Placement | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
     """uint8 [X, Y, Z] of the body without table, axes right, anterior, superior; and the HU of 0 and 255.
 
     Args:
         volume: Hounsfield units.
         spacing_mm: of the result, isotropic.
+        placement: in a frame, whose box the result then fills; None: the box around the body.
 
     Raises:
         InputError: no body is found.
     """
     volume = remove_table(canonical(volume))
+    if placement is not None:
+        return _bytes(_placed(volume, spacing_mm, AIR_HU, placement), CT_RANGE_HU), CT_RANGE_HU
     volume = _cropped(volume, volume.data > -300)
     return _bytes(_isotropic(volume, spacing_mm, AIR_HU), CT_RANGE_HU), CT_RANGE_HU
 
 
-def prepare_mr(volume: Volume, spacing_mm: float, brain: bool = False) -> tuple[np.ndarray, tuple[float, float]]:
+def prepare_mr(
+    volume: Volume, spacing_mm: float, brain: bool = False, placement: Placement | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
     """uint8 [X, Y, Z] of the head (or the brain alone) without the noise around it; and the values of 0 and 255.
 
     The upper one is the brightest tissue: the 99.5th percentile of the voxels above zero.
@@ -47,6 +55,7 @@ def prepare_mr(volume: Volume, spacing_mm: float, brain: bool = False) -> tuple[
         volume: T1-weighted.
         spacing_mm: of the result, isotropic.
         brain: take the skull away by morphology.
+        placement: as of ``prepare_ct``.
 
     Raises:
         InputError: nothing is found.
@@ -61,6 +70,8 @@ def prepare_mr(volume: Volume, spacing_mm: float, brain: bool = False) -> tuple[
     brightest = float(np.percentile(inside[inside > 0], 99.5))
     head = _head(volume, _HAZE * brightest)
     volume = replace(volume, data=np.where(head, volume.data, 0))
+    if placement is not None:
+        return _bytes(_placed(volume, spacing_mm, 0.0, placement), (0.0, brightest)), (0.0, brightest)
     volume = _cropped(volume, head & (volume.data > _HAZE * brightest))
     return _bytes(_isotropic(volume, spacing_mm, 0.0), (0.0, brightest)), (0.0, brightest)
 
@@ -97,15 +108,31 @@ def _cropped(volume: Volume, keep: np.ndarray) -> Volume:
 def _isotropic(volume: Volume, spacing_mm: float, outside: float) -> np.ndarray:
     """float32: smoothed against aliasing where the result is coarser, cubic splines between the voxels."""
     factor = spacing_mm / np.array(volume.spacing_mm)
+    data = _smoothed(volume, factor)
+    if np.allclose(factor, 1, atol=0.01):
+        return data
+    shape = np.maximum(2, np.floor((np.array(data.shape) - 1) / factor).astype(int) + 1)
+    return ndimage.affine_transform(data, factor, output_shape=tuple(shape), order=3, mode="constant", cval=outside)
+
+
+def _placed(volume: Volume, spacing_mm: float, outside: float, placement: Placement) -> np.ndarray:
+    """float32: the box of a frame, like ``_isotropic``."""
+    low, high = np.array(placement.low_mm), np.array(placement.high_mm)
+    ijk_from_frame = np.linalg.inv(volume.ras_from_ijk_mm) @ placement.scan_from_frame_mm()
+    matrix, offset = ijk_from_frame[:3, :3] * spacing_mm, ijk_from_frame[:3, :3] @ low + ijk_from_frame[:3, 3]
+    shape = np.floor((high - low) / spacing_mm + 1e-6).astype(int) + 1
+    return ndimage.affine_transform(
+        _smoothed(volume, spacing_mm / np.array(volume.spacing_mm)), matrix, offset, output_shape=tuple(shape), order=3,
+        mode="constant", cval=outside,
+    )  # fmt: skip
+
+
+def _smoothed(volume: Volume, factor: np.ndarray) -> np.ndarray:
+    """float32: what is going to be sampled ``factor`` times as coarsely along each axis."""
     # A Gaussian of half the new step less half the old one: what a voxel of the new size would have seen, about.
     sigma = 0.5 * np.sqrt(np.maximum(factor**2 - 1, 0))
-    data = ndimage.gaussian_filter(volume.data.astype(np.float32), sigma) if sigma.any() else volume.data
-    if np.allclose(factor, 1, atol=0.01):
-        return data.astype(np.float32)
-    shape = np.maximum(2, np.floor((np.array(data.shape) - 1) / factor).astype(int) + 1)
-    return ndimage.affine_transform(
-        data.astype(np.float32), factor, output_shape=tuple(shape), order=3, mode="constant", cval=outside
-    )
+    data = volume.data.astype(np.float32)
+    return ndimage.gaussian_filter(data, sigma) if sigma.any() else data
 
 
 def _bytes(data: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:

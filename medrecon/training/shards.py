@@ -43,6 +43,8 @@ class ShardMeta:
         license, citation: of the source.
         value_range: what the bytes 0 and 255 stand for.
         presets: opacity ramps that show something in this volume, some of ``PRESETS``; empty: slices only.
+        frame: volumes of the same frame have the same grid, and a voxel is the same place of the same subject in all of
+            them: CT and MR registered onto each other. Empty: a world of its own.
     """
 
     name: str
@@ -53,6 +55,7 @@ class ShardMeta:
     citation: str
     value_range: tuple[float, float] = (0.0, 255.0)
     presets: tuple[str, ...] = ()
+    frame: str = ""
 
     def __post_init__(self):
         for key, value, allowed in (("split", self.split, SPLITS), ("modality", self.modality, MODALITIES)):
@@ -113,7 +116,8 @@ def read_shards(folder: str | Path, split: str | None = None) -> list[Shard]:
     """The shards of a folder in the order of their names, those of one split or all.
 
     Raises:
-        InputError: no such folder, no shard of that split, a damaged file, or a subject in more than one split.
+        InputError: no such folder, no shard of that split, a damaged file, a subject in more than one split, or
+            volumes of one frame with different grids or subjects.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -126,10 +130,27 @@ def read_shards(folder: str | Path, split: str | None = None) -> list[Shard]:
         other = splits.setdefault(shard.meta.subject, shard.meta.split)
         if other != shard.meta.split:
             raise InputError(f"{folder}: subject {shard.meta.subject!r} is in {other} and {shard.meta.split}", _REMEDY)
+    _check_frames(folder, shards)
     chosen = [s for s in shards if split in (None, s.meta.split)]
     if not chosen:
         raise InputError(f"{folder} holds no shards" + (f" of the split {split}" if split else ""), _REMEDY)
     return chosen
+
+
+def _check_frames(folder: Path, shards: list[Shard]) -> None:
+    first: dict[str, Shard] = {}
+    for shard in (s for s in shards if s.meta.frame):
+        other = first.setdefault(shard.meta.frame, shard)
+        if shard.volume is None or _place(shard) != _place(other):
+            raise InputError(
+                f"{folder}: {other.meta.name} and {shard.meta.name} have the frame {shard.meta.frame!r}, but not one "
+                "subject and grid",
+                _REMEDY,
+            )
+
+
+def _place(shard: Shard) -> tuple:
+    return shard.meta.subject, shard.spacing_mm, None if shard.volume is None else shard.volume.shape
 
 
 def _checked(meta: ShardMeta, array: np.ndarray, what: str) -> np.ndarray:
@@ -143,7 +164,10 @@ def _checked(meta: ShardMeta, array: np.ndarray, what: str) -> np.ndarray:
 def _write(folder: Path, meta: ShardMeta, arrays: dict[str, np.ndarray]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path, temporary = folder / f"{meta.name}.npz", folder / f".{meta.name}.partial.npz"
-    text = json.dumps({"version": VERSION, **asdict(meta)}, allow_nan=False)
+    facts = {"version": VERSION, **asdict(meta)}
+    if not meta.frame:  # written as before there were frames, so that the same volume keeps its digest
+        del facts["frame"]
+    text = json.dumps(facts, allow_nan=False)
     try:
         np.savez_compressed(temporary, meta=np.array(text), **arrays)
         os.replace(temporary, path)

@@ -273,7 +273,7 @@ def _targets(pairs: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
 def _validation_pairs(settings: SuperpointSettings, pool: ViewPool) -> dict[str, list[PairBatch]]:
     """The same pairs for every training of these settings: pictures seen twice, and two views in pinhole crops."""
     out = {}
-    kinds = {"flat": Mix(0, 1, 0), "views": Mix(1, 0, 0)} if len(pool.solid_views) else {"flat": Mix(0, 1, 0)}
+    kinds = {"flat": Mix(0, 1, 0, 0), "views": Mix(1, 0, 0, 0)} if len(pool.solid_views) else {"flat": Mix(0, 1, 0, 0)}
     for kind, mix in kinds.items():
         sizes = [8] * (settings.validation_pairs // 8)
         sizes += [settings.validation_pairs % 8] if settings.validation_pairs % 8 else []

@@ -10,7 +10,8 @@ import torch
 
 from medrecon.errors import ConfigError
 from medrecon.training import warp
-from medrecon.training.pairs import HOMOGRAPHY, MODALITY, VIEWS, Mix, draw_pairs, step_seed
+from medrecon.training.mix import CROSS, HOMOGRAPHY, MODALITY, VIEWS
+from medrecon.training.pairs import Mix, draw_pairs, step_seed
 from medrecon.training.pool import ViewPool
 
 W, H = 160, 120
@@ -63,6 +64,7 @@ def solid_pool(groups=3, per_group=4, seed=0):
         flat=torch.zeros(n, dtype=torch.bool),
         first=group * per_group,
         count=torch.full((n,), per_group),
+        partner=torch.arange(n),
     )
 
 
@@ -84,6 +86,7 @@ def flat_pool(n=6, seed=0):
         flat=torch.ones(n, dtype=torch.bool),
         first=torch.arange(n),
         count=torch.ones(n, dtype=torch.int64),
+        partner=torch.arange(n),
     )
 
 
@@ -91,6 +94,7 @@ def joined(a, b):
     both = {f.name: torch.cat([getattr(a, f.name), getattr(b, f.name)]) for f in dataclasses.fields(ViewPool)}
     both["first"] = torch.cat([a.first, b.first + len(a)])
     both["group"] = torch.cat([a.group, b.group + int(a.group.max()) + 1])
+    both["partner"] = torch.cat([a.partner, b.partner + len(a)])
     return ViewPool(**both)
 
 
@@ -132,7 +136,7 @@ def first_hit(pose, ray):
 
 def test_two_views_against_projection_by_hand():
     pool = solid_pool()
-    batch = draw_pairs(pool, 12, (60, 80), seed=5, mix=Mix(1, 0, 0), photometric=False)
+    batch = draw_pairs(pool, 12, (60, 80), seed=5, mix=Mix(1, 0, 0, 0), photometric=False)
     assert (batch.kind == VIEWS).all() and (batch.view_a != batch.view_b).all()
     assert torch.equal(pool.group[batch.view_a], pool.group[batch.view_b])
     xy = grid((60, 80), 12)
@@ -163,7 +167,7 @@ def test_both_directions_agree():
 def test_what_corresponds_looks_alike():
     """Without light and damage both pictures of a flat pair have the same grey at corresponding points."""
     pool = flat_pool()
-    batch = draw_pairs(pool, 16, (90, 120), seed=2, mix=Mix(0, 1, 0), photometric=False)
+    batch = draw_pairs(pool, 16, (90, 120), seed=2, mix=Mix(0, 1, 0, 0), photometric=False)
     assert (batch.kind == HOMOGRAPHY).all() and torch.equal(batch.view_a, batch.view_b)
     xy = warp.pixel_centres((90, 120), pool.device).expand(16, -1, 2)
     there, visible = batch.a_to_b(xy)
@@ -180,7 +184,7 @@ def test_what_corresponds_looks_alike():
 def test_two_views_look_alike_where_both_see_the_same_point():
     pool = solid_pool()
     pool.normal[:] = torch.tensor([0, 0, -127], dtype=torch.int8)[:, None, None]  # no light: colour alone
-    batch = draw_pairs(pool, 12, (90, 120), seed=3, mix=Mix(1, 0, 0), photometric=False)
+    batch = draw_pairs(pool, 12, (90, 120), seed=3, mix=Mix(1, 0, 0, 0), photometric=False)
     xy = warp.pixel_centres((90, 120), pool.device).expand(12, -1, 2)
     there, visible = batch.a_to_b(xy)
     sampled = torch.nn.functional.grid_sample(
@@ -192,7 +196,7 @@ def test_two_views_look_alike_where_both_see_the_same_point():
 
 def test_crops_are_what_opencv_cuts_out():
     pool = flat_pool()
-    batch = draw_pairs(pool, 6, (90, 120), seed=4, mix=Mix(0, 1, 0), photometric=False)
+    batch = draw_pairs(pool, 6, (90, 120), seed=4, mix=Mix(0, 1, 0, 0), photometric=False)
     for i in range(6):
         h = batch.view_from_a[i].double().numpy()
         shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # OpenCV counts from the first pixel's centre
@@ -209,7 +213,7 @@ def test_crops_are_what_opencv_cuts_out():
 
 def test_pinhole_crops_are_cameras():
     pool = solid_pool()
-    batch = draw_pairs(pool, 8, (60, 80), seed=6, mix=Mix(1, 0, 0), pinhole=True)
+    batch = draw_pairs(pool, 8, (60, 80), seed=6, mix=Mix(1, 0, 0, 0), pinhole=True)
     xy = grid((60, 80), 8)
     there, visible = batch.a_to_b(xy)
     checked = 0
@@ -308,3 +312,73 @@ def test_homographies_of_crops_and_their_inverses():
     np.testing.assert_allclose(step[:, 1].numpy(), (scale * angle.sin()).numpy(), atol=1e-6)
     behind, front = warp.transfer(torch.tensor([[[1.0, 0, 0], [0, 1, 0], [-0.1, 0, 1]]]), torch.tensor([[[20.0, 3.0]]]))
     assert not front.any() and torch.isfinite(behind).all()
+
+
+def tied_pool(beyond_mm=0.0):
+    """The ball and the pictures twice, the second time with inverted colours and the surface ``beyond_mm`` behind."""
+    first, second = joined(solid_pool(), flat_pool()), joined(solid_pool(), flat_pool())
+    second.albedo = 255 - second.albedo
+    second.depth = torch.where(second.flat[:, None, None], second.depth, second.depth + beyond_mm)
+    both, n = joined(first, second), len(first)
+    both.partner = torch.arange(2 * n).roll(n)
+    return both
+
+
+def test_pairs_of_two_modalities_against_projection_by_hand():
+    pool = tied_pool()
+    batch = draw_pairs(pool, 24, (60, 80), seed=5, mix=Mix(0, 0, 0, 1), photometric=False)
+    a, b = batch.view_a, batch.view_b
+    assert (batch.kind == CROSS).all() and ((a < len(pool) // 2) != (b < len(pool) // 2)).all()
+    assert torch.equal(pool.group[pool.partner[a]], pool.group[b]) and torch.equal(pool.flat[a], pool.flat[b])
+    assert 6 < pool.flat[a].sum() < 18 and (b == pool.partner[a])[pool.flat[a]].all()
+    assert (b != pool.partner[a])[~pool.flat[a]].any()  # not only from the same camera
+    xy = grid((60, 80), 24)
+    there, visible = batch.a_to_b(xy)
+    back, again = batch.b_to_a(there)
+    checked = {True: 0, False: 0}
+    for i in range(24):
+        flat, points = bool(pool.flat[a[i]]), xy[i].numpy()
+        if flat:  # nothing but the two crops between them
+            ha, hb = batch.view_from_a[i].double().numpy(), batch.view_from_b[i].double().numpy()
+            truth = cv2.perspectiveTransform(points[None].astype(np.float64), np.linalg.inv(hb) @ ha)[0]
+            seen = ((truth >= 0) & (truth < [80, 60])).all(1)
+        else:
+            truth, seen = by_hand(pool, batch, i, points)
+        both = seen & visible[i].numpy()
+        assert both.sum() > 0.8 * seen.sum() and np.abs(there[i].numpy() - truth)[both].max() < 0.1
+        returned = both & again[i].numpy()
+        assert np.abs(back[i].numpy() - points)[returned].max() < 0.3 and returned.sum() > 0.9 * both.sum()
+        checked[flat] += both.sum()
+    assert min(checked.values()) > 500
+
+
+def test_a_slice_through_two_modalities_shows_the_same_place_otherwise():
+    batch = draw_pairs(tied_pool(), 12, (90, 120), seed=3, mix=Mix(0, 0, 0, 1, flat=1.0), photometric=False)
+    assert batch.pool.flat[batch.view_a].all()
+    there, visible = batch.a_to_b(warp.pixel_centres((90, 120), batch.device).expand(12, -1, 2))
+    sampled = torch.nn.functional.grid_sample(
+        batch.image_b, (there / torch.tensor([120.0, 90.0]) * 2 - 1)[:, None], align_corners=False
+    )[:, 0, 0]
+    inner = ((there > 1) & (there < torch.tensor([119.0, 89.0]))).all(-1) & visible
+    assert (sampled + batch.image_a.flatten(1) - 1)[inner].abs().quantile(0.99) < 0.03
+
+
+def test_surfaces_of_two_modalities_match_only_where_they_lie_upon_each_other():
+    """The tolerance at 200 mm is 1 mm: what is tissue to one modality and not to the other is no match."""
+    share = {}
+    for beyond in (0.0, 0.4, 3.0):
+        batch = draw_pairs(tied_pool(beyond), 12, (60, 80), seed=5, mix=Mix(0, 0, 0, 1, flat=0.0))
+        share[beyond] = batch.a_to_b(grid((60, 80), 12))[1].float().mean().item()
+    assert share[0.4] > 0.9 * share[0.0] > 0.4 and share[3.0] < 0.02
+
+
+def test_the_share_of_two_modalities():
+    kinds = draw_pairs(tied_pool(), 400, (12, 16), seed=2, mix=Mix(0.3, 0.2, 0.1, 0.4)).kind
+    assert torch.allclose(torch.bincount(kinds, minlength=4) / 400, torch.tensor([0.2, 0.3, 0.1, 0.4]), atol=0.07)
+    assert (draw_pairs(tied_pool(), 100, (12, 16), seed=2, mix=Mix(cross=0)).kind != CROSS).all()
+    # A pool without partners does not know of them.
+    pool = joined(solid_pool(), flat_pool())
+    one, two = (draw_pairs(pool, 6, (60, 80), seed=4, mix=Mix(cross=share)) for share in (0.0, 0.7))
+    assert torch.equal(one.image_a, two.image_a) and torch.equal(one.view_b, two.view_b)
+    with pytest.raises(ConfigError, match="pool has none"):
+        draw_pairs(pool, 6, (60, 80), seed=4, mix=Mix(0, 0, 0, 1))

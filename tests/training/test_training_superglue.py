@@ -66,6 +66,7 @@ def flat_pool(views: int, seed: int) -> ViewPool:
         flat=torch.ones(views, dtype=torch.bool),
         first=each,
         count=torch.ones(views, dtype=torch.long),
+        partner=each,
     )
 
 
