@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -22,25 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medrecon.errors import InputError
-from medrecon.training import cameras, shapes
-from medrecon.training.exact import times
-from medrecon.training.opacity import draw_ramp
+from medrecon.training import shapes
 from medrecon.training.pool import ViewPool
-from medrecon.training.raycast import VolumeCaster, sample_volume
+from medrecon.training.pool_scene import NORMAL, draw_scene, partners, to_bytes
 from medrecon.training.shards import Shard, read_shards
 from medrecon.training.slices import draw_slices
-from medrecon.training.texture import SolidTexture, wavelength
 
 _VERSION = 4  # of everything that decides the pictures; cached pools of another version are rendered again
 # The rest are photographs; shapes come on top, then all are scaled.
 _SHARE_VIEWS, _SHARE_SLICES, _SHARE_SHAPES = 0.65, 0.2, 0.05
-_GROUPS_PER_CASTER = 3  # groups that share an opacity ramp, and so a map of empty space
 _SHAPES_AT_ONCE = 32
-_BENEATH = 3  # voxels behind a surface whose mean colours it
-_NORMAL = 127.0  # int8 of a unit component
-# Share of the groups that look from within the body, and of those that get a texture.
-_INSIDE = {"airway": 0.6, "skin": 0.15, "vessels": 0.15, "bone": 0.1, "brain": 0.0}
-_TEXTURED = {"airway": 0.8, "skin": 0.8, "vessels": 0.4, "bone": 0.4, "brain": 0.5}
 
 
 def build_pool(
@@ -118,7 +108,7 @@ class _Builder:
         n_slices, n_photos, n_shapes = (round(views * share / total) for share in shares[1:])
         n_views = views - n_slices - n_photos - n_shapes if scenes else 0
         for i, (tied, n) in enumerate(zip(scenes, _split(n_views, [len(tied) for tied in scenes]))):
-            self._add_scene(tied, n, self._draw(0, i))
+            self.parts += draw_scene(tied, n, self.size, self.device, self._draw(0, i))
             names = ", ".join(s.meta.name for s in tied)
             self.say(f"rendered {names}: {sum(len(p['flat']) for p in self.parts)} of {views} pictures")
         for i, (tied, n) in enumerate(zip(volumes, _split(n_slices, [len(tied) for tied in volumes]))):
@@ -150,104 +140,11 @@ class _Builder:
         rest = {f.name: join(f.name) for f in fields(ViewPool) if f.name not in made}
         return ViewPool(**rest, **{name: index.to(self.device) for name, index in made.items()})
 
-    def _add_scene(self, tied: list[Shard], views: int, draw: torch.Generator) -> None:
-        """Groups of views of one volume, or of the volumes of a frame, under ramps of their presets in turn.
-
-        A preset that several volumes of a frame have gives each view once per volume: the surface is that of one of
-        them, the colour that of each in turn. Surfaces found in each by itself would differ by millimetres.
-        """
-        # One voxel of nothing all round closes the surfaces that the border of the volume cuts.
-        volumes = [F.pad(torch.from_numpy(shard.volume).to(self.device), (1,) * 6) for shard in tied]
-        looks = [(i, preset) for i, shard in enumerate(tied) for preset in shard.meta.presets]
-        left, fruitless, turn = views, 0, 0
-        while left >= min(cameras.PER_GROUP, views) and left > 0 and fruitless < 2 * len(looks):
-            lead, preset = looks[turn % len(looks)]
-            turn += 1
-            others = [i for i, s in enumerate(tied) if i != lead and preset in s.meta.presets]
-            each = cameras.PER_GROUP * (1 + len(others))
-            if others and left < each:
-                fruitless += 1
-                continue
-            ramp, top = draw_ramp(tied[lead], preset, draw)
-            caster = VolumeCaster(volumes[lead], tied[lead].spacing_mm, ramp)
-            wanted = min(_GROUPS_PER_CASTER, max(1, left // each))
-            placed = cameras.place_groups(caster, wanted, self.size, _INSIDE[preset], draw)
-            fruitless = 0 if len(placed.good) else fruitless + 1
-            if len(placed.good):
-                coats = []
-                for i in others:
-                    other, bright = draw_ramp(tied[i], preset, draw)
-                    coats.append((volumes[i], other.low, bright))
-                left -= self._render(caster, placed, top, coats, preset, draw)
-
-    def _render(
-        self, caster: VolumeCaster, placed: cameras.Cameras, top: float, coats: list[tuple[Tensor, float, float]],
-        preset: str, draw: torch.Generator,
-    ) -> int:  # fmt: skip
-        """The views, and the same again coloured by each of the coats: volume, darkest and brightest byte value."""
-        good = placed.good
-        group = torch.arange(len(good))[:, None].expand_as(good)[good]
-        intrinsics, pose = placed.intrinsics[good].to(self.device), placed.cam_from_world[good].to(self.device)
-        buffer = caster.render(intrinsics, pose, self.size)
-        point = _world_points(buffer.depth, intrinsics, pose)
-        values = [(buffer.value, caster.ramp.low, top)]
-        values += [(self._beneath(volume, caster, point, pose, buffer.depth), *ends) for volume, *ends in coats]
-        grey = torch.cat([self._grey(value, low, high, buffer.opacity, draw) for value, low, high in values])
-        n = len(values)
-        self._paint(grey, buffer.depth, point, intrinsics, group, preset, draw)
-        for i, painted in enumerate(grey.chunk(n)):
-            self.parts.append(
-                {
-                    "albedo": _bytes(painted),
-                    "normal": (buffer.normal * _NORMAL).round().to(torch.int8),
-                    "depth": buffer.depth,
-                    "opacity": _bytes(buffer.opacity),
-                    "intrinsics": intrinsics,
-                    "cam_from_world": pose,
-                    "group": group,
-                    "flat": torch.zeros(len(group), dtype=torch.bool, device=self.device),
-                    "partner": _partners(i, n, len(group)),
-                }
-            )
-        return n * len(group)
-
-    def _grey(self, value: Tensor, low: float, top: float, opacity: Tensor, draw: torch.Generator) -> Tensor:
-        floor, gamma = (
-            (0.2 + 0.4 * torch.rand(1, generator=draw)).item(),
-            math.exp(torch.randn(1, generator=draw) * 0.2),
-        )
-        share = ((value - low) / max(top - low, 1.0)).clamp(0, 1) ** gamma
-        return (floor + (1 - floor) * share) * (opacity > 0)
-
-    def _beneath(self, volume: Tensor, caster: VolumeCaster, point: Tensor, pose: Tensor, depth: Tensor) -> Tensor:
-        """float32 [V, H, W]: mean of a volume over the first voxels behind the surface, as a ray would gather it."""
-        eye = -times(pose[:, :3, :3].transpose(1, 2), pose[:, None, :3, 3])
-        ray = F.normalize(point - eye, dim=-1) * caster.spacing.mean()
-        data = volume.float()[None, None]
-        into = torch.arange(_BENEATH, device=self.device)[:, None] + 0.5
-        look = lambda p, r: sample_volume(data, (p[:, None] + into * r[:, None]) / caster.spacing).mean(1)
-        return torch.stack([look(p, r) for p, r in zip(point, ray)]).view_as(depth)
-
-    def _paint(self, grey, depth, point, intrinsics, group, preset: str, draw: torch.Generator) -> None:
-        """Give the surfaces of most groups a texture, in place; the coats of a view share it."""
-        grey = grey.view(-1, *depth.shape)
-        for g in range(int(group.max()) + 1):
-            views = (group == g).nonzero()[:, 0].to(self.device)
-            if torch.rand(1, generator=draw).item() >= _TEXTURED[preset]:
-                continue
-            z = depth[views]
-            hit = z > 0
-            texture = SolidTexture(
-                wavelength(float(z[hit].median()), float(intrinsics[views[0], 0]), draw), draw, self.device
-            )
-            factor = torch.where(hit, texture(point[views].reshape(-1, 3)).view_as(z), torch.ones_like(z))
-            grey[:, views] = grey[:, views] * factor
-
     def _add_slices(self, tied: list[Shard], n: int, draw: torch.Generator) -> None:
         """The same slices through each of the volumes of a frame."""
         pictures, solids = draw_slices(tied, n // len(tied), self.size, self.device, draw)
         for i, (picture, solid) in enumerate(zip(pictures, solids)):
-            self._add_flat(picture, solid, _partners(i, len(tied), len(picture)))
+            self._add_flat(picture, solid, partners(i, len(tied), len(picture)))
 
     def _add_photos(self, shard: Shard, n: int, draw: torch.Generator) -> None:
         """Crops with the pool's shape at random places and, of large photographs, random sizes."""
@@ -272,14 +169,14 @@ class _Builder:
         for start in range(0, n, _SHAPES_AT_ONCE):
             many = min(_SHAPES_AT_ONCE, n - start)
             drawn = shapes.draw_shapes(many, (h, w), self.seed * 100_003 + start, self.device)
-            self._add_flat(list(_bytes(drawn.image[:, 0])), [everywhere] * many)
+            self._add_flat(list(to_bytes(drawn.image[:, 0])), [everywhere] * many)
 
     def _add_flat(self, pictures: list[Tensor], solids: list[Tensor], partner: Tensor | None = None) -> None:
         if not pictures:
             return
         (w, h), n = self.size, len(pictures)
         normal = torch.zeros(n, 3, h, w, dtype=torch.int8, device=self.device)
-        normal[:, 2] = -int(_NORMAL)
+        normal[:, 2] = -int(NORMAL)
         focal = torch.tensor([float(w), float(w), w / 2, h / 2], device=self.device)
         self.parts.append(
             {
@@ -296,15 +193,6 @@ class _Builder:
         )
 
 
-def _world_points(depth: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
-    """float32 [V, H * W, 3], mm: what the pixels show; where the depth is 0, the cameras."""
-    k = intrinsics[:, :, None, None]
-    y, x = torch.meshgrid(*(torch.arange(n, device=depth.device) + 0.5 for n in depth.shape[1:]), indexing="ij")
-    point = [(x - k[:, 2]) / k[:, 0] * depth, (y - k[:, 3]) / k[:, 1] * depth, depth]
-    point = torch.stack(point, -1).flatten(1, 2)
-    return times(pose[:, :3, :3].transpose(1, 2), point - pose[:, None, :3, 3])
-
-
 def _by_frame(shards: list[Shard]) -> list[list[Shard]]:
     """Shards of one frame together, at the place of the first of them; every other one alone."""
     found: dict[str, list[Shard]] = {}
@@ -312,16 +200,6 @@ def _by_frame(shards: list[Shard]) -> list[list[Shard]]:
         # No frame has the name of a file: those cannot begin with a slash.
         found.setdefault(shard.meta.frame or f"/{shard.meta.name}", []).append(shard)
     return list(found.values())
-
-
-def _partners(index: int, volumes: int, views: int) -> Tensor:
-    """int64 [views]: how far on the same views of the next volume lie, where those of ``volumes`` follow each other."""
-    step = views if index + 1 < volumes else -views * (volumes - 1)
-    return torch.full((views,), step)
-
-
-def _bytes(x: Tensor) -> Tensor:
-    return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _split(n: int, weights: list[int]) -> list[int]:
