@@ -39,6 +39,10 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 [ -n "$out$resume" ] || usage
+steps=",build,selftest_cpu,speed_cpu,selftest_cuda,tests_cuda,speed_cuda,train_superpoint,train_superglue,evaluate,"
+for step in ${only//,/ }; do
+  [[ "$steps" == *",$step,"* ]] || { echo "--only $step: there are${steps//,/ }" >&2; exit 2; }
+done
 [[ "$minutes$training_minutes" =~ ^[0-9.]+$ ]] || usage
 
 # --resume alone goes on in its own folder.

@@ -36,6 +36,12 @@ def test_wrong_arguments_print_the_usage_and_change_nothing():
         assert result.returncode == 2 and "gpu_suite.sh --out DIR" in result.stderr
 
 
+def test_a_step_that_does_not_exist_is_named_with_those_that_do(tmp_path):
+    result = _run("--out", str(tmp_path / "out"), "--only", "build,superpoint")
+    assert result.returncode == 2 and "superpoint" in result.stderr and "train_superpoint" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_time_left_is_a_failure_that_is_said(tmp_path):
     result = _run("--out", str(tmp_path), "--minutes", "0")
     assert result.returncode == 1 and "selftest_cpu: no time left" in result.stdout
