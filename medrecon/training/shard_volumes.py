@@ -112,7 +112,8 @@ def _isotropic(volume: Volume, spacing_mm: float, outside: float) -> np.ndarray:
     if np.allclose(factor, 1, atol=0.01):
         return data
     shape = np.maximum(2, np.floor((np.array(data.shape) - 1) / factor).astype(int) + 1)
-    return ndimage.affine_transform(data, factor, output_shape=tuple(shape), order=3, mode="constant", cval=outside)
+    matrix = np.diag(factor)  # a vector would mean the same, but older releases of SciPy warn of it
+    return ndimage.affine_transform(data, matrix, output_shape=tuple(shape), order=3, mode="constant", cval=outside)
 
 
 def _placed(volume: Volume, spacing_mm: float, outside: float, placement: Placement) -> np.ndarray:
