@@ -12,11 +12,13 @@ from pathlib import Path
 CPP_SOURCES = (
     "bind.cpp",
     "cpu/cast_rays.cpp",
+    "cpu/composite_simd.cpp",
     "cpu/encoding.cpp",
     "cpu/isa.cpp",
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
     "operators/cast_rays_op.cpp",
+    "operators/composite_op.cpp",
     "operators/encoding_op.cpp",
     "operators/sinkhorn_op.cpp",
 )

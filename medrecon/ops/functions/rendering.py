@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..backends import kernels_for
 from . import checks
 
 
@@ -38,7 +39,10 @@ def composite(
     checks.shaped("composite", "directions", directions, (n, 3))
     if background is not None and tuple(background.shape) not in ((3,), (n, 3)):
         raise ValueError(f"composite: background has shape {checks.shape(background)}, expected [3] or {[n, 3]}")
-    return reference.composite(rgb, density, t, directions, background)
+    if not kernels_for(density.device.type):
+        return reference.composite(rgb, density, t, directions, background)
+    behind = rgb.new_zeros(3) if background is None else background
+    return torch.ops.medrecon.composite.default(rgb, density, t, directions, behind.expand(n, 3))
 
 
 @torch.no_grad()

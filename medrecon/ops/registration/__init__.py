@@ -3,6 +3,7 @@
 
 from .encodings import register_encodings
 from .rays import register_rays
+from .rendering import register_rendering
 from .transport import register_transport
 
 
@@ -10,4 +11,5 @@ def register_all() -> None:
     """Once, when the operators are loaded."""
     register_rays()
     register_encodings()
+    register_rendering()
     register_transport()

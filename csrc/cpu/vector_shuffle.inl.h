@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Lanes of the vectors of vector.inl.h in other places: running sums along the lanes, and triples taken apart and made.
+
+template <typename T>
+using Places = Lanes<typename Format<T>::Int>;
+
+template <typename T, typename Rule, int... lane>
+MR_INLINE Places<T> places(Rule rule, std::integer_sequence<int, lane...>) {
+  return Places<T>{static_cast<typename Format<T>::Int>(rule(lane))...};
+}
+
+// Lane i of the result is lane rule(i) of a followed by b; the rule is known at compile time.
+template <typename T, typename Rule>
+MR_INLINE Vec<T> pick(Vec<T> a, Vec<T> b, Rule rule) {
+#if defined(__GNUC__) && !defined(__clang__) && !defined(MR_PLAIN_VECTORS)
+  return {__builtin_shuffle(a.v, b.v, places<T>(rule, std::make_integer_sequence<int, kLanes<T>>()))};
+#else
+  T from[2 * kLanes<T>], to[kLanes<T>];
+  store(from, a);
+  store(from + kLanes<T>, b);
+  for (int i = 0; i < kLanes<T>; ++i) to[i] = from[rule(i)];
+  return load(to);
+#endif
+}
+
+// Lane i is the sum of the lanes up to it.
+template <typename T>
+MR_INLINE Vec<T> running_sum(Vec<T> a) {
+  constexpr int n = kLanes<T>;
+  const Vec<T> zero = splat(T(0));
+  if constexpr (n > 1) a = a + pick(zero, a, [](int i) { return i < 1 ? 0 : n + i - 1; });
+  if constexpr (n > 2) a = a + pick(zero, a, [](int i) { return i < 2 ? 0 : n + i - 2; });
+  if constexpr (n > 4) a = a + pick(zero, a, [](int i) { return i < 4 ? 0 : n + i - 4; });
+  if constexpr (n > 8) a = a + pick(zero, a, [](int i) { return i < 8 ? 0 : n + i - 8; });
+  return a;
+}
+
+// Lane i is the sum of the lanes from it on.
+template <typename T>
+MR_INLINE Vec<T> remaining_sum(Vec<T> a) {
+  constexpr int n = kLanes<T>;
+  const Vec<T> zero = splat(T(0));
+  if constexpr (n > 1) a = a + pick(a, zero, [](int i) { return i + 1 < n ? i + 1 : n; });
+  if constexpr (n > 2) a = a + pick(a, zero, [](int i) { return i + 2 < n ? i + 2 : n; });
+  if constexpr (n > 4) a = a + pick(a, zero, [](int i) { return i + 4 < n ? i + 4 : n; });
+  if constexpr (n > 8) a = a + pick(a, zero, [](int i) { return i + 8 < n ? i + 8 : n; });
+  return a;
+}
+
+// Lane i of the result is lane i - 1 of a; lane 0 is the last one of `before`.
+template <typename T>
+MR_INLINE Vec<T> shifted_up(Vec<T> a, Vec<T> before) {
+  return pick(before, a, [](int i) { return kLanes<T> - 1 + i; });
+}
+
+// Lane i of the result is lane i + 1 of a; the last lane is the first one of `after`.
+template <typename T>
+MR_INLINE Vec<T> shifted_down(Vec<T> a, Vec<T> after) {
+  return pick(a, after, [](int i) { return i + 1; });
+}
+
+template <typename T>
+MR_INLINE Vec<T> first_everywhere(Vec<T> a) {
+  return pick(a, a, [](int) { return 0; });
+}
+
+template <typename T>
+MR_INLINE Vec<T> last_everywhere(Vec<T> a) {
+  return pick(a, a, [](int) { return kLanes<T> - 1; });
+}
+
+// Lanes of a, each thrice, as three vectors.
+template <typename T>
+MR_INLINE void thrice(Vec<T> a, Vec<T> out[3]) {
+  out[0] = pick(a, a, [](int i) { return i / 3; });
+  out[1] = pick(a, a, [](int i) { return (kLanes<T> + i) / 3; });
+  out[2] = pick(a, a, [](int i) { return (2 * kLanes<T> + i) / 3; });
+}
+
+// Triples x0 y0 z0 x1 y1 z1 ... in three vectors, taken apart into all x, all y and all z.
+template <typename T, int c>
+MR_INLINE Vec<T> part_of_triples(const Vec<T> in[3]) {
+  constexpr int n = kLanes<T>;
+  // lane i is at 3 i + c: from the first two vectors where that is below 2 n
+  const Vec<T> low = pick(in[0], in[1], [](int i) { return 3 * i + c < 2 * n ? 3 * i + c : 0; });
+  return pick(low, in[2], [](int i) { return 3 * i + c < 2 * n ? i : 3 * i + c - n; });
+}
+
+// x, y, z, x, y, z, ... of vectors that have the same number in every lane.
+template <typename T>
+MR_INLINE void interleaved(Vec<T> x, Vec<T> y, Vec<T> z, Vec<T> out[3]) {
+  const Vec<T> xy = pick(x, y, [](int i) { return i == 1 ? kLanes<T> : 0; });  // lane 0: x, lane 1: y
+  out[0] = pick(xy, z, [](int i) { return i % 3 == 2 ? kLanes<T> : i % 3; });
+  out[1] = pick(xy, z, [](int i) { return (kLanes<T> + i) % 3 == 2 ? kLanes<T> : (kLanes<T> + i) % 3; });
+  out[2] = pick(xy, z, [](int i) { return (2 * kLanes<T> + i) % 3 == 2 ? kLanes<T> : (2 * kLanes<T> + i) % 3; });
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <tuple>
+
+#include "../cpu/composite.h"
+#include "tensors.h"
+
+#if defined(MEDRECON_WITH_CUDA)
+#include "../cuda/composite.h"
+#endif
+
+namespace medrecon {
+namespace {
+
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// Dense copies of the checked inputs; they live as long as the pointers into them are used.
+struct Inputs {
+  Tensor rgb, density, t, directions, background;
+
+  Inputs(const char* op, const Tensor& rgb_, const Tensor& density_, const Tensor& t_, const Tensor& directions_,
+         const Tensor& background_) {
+    check_floating(op, density_, "density");
+    check_alike(op, density_, rgb_, "rgb");
+    check_alike(op, density_, t_, "t");
+    check_alike(op, density_, directions_, "directions");
+    check_alike(op, density_, background_, "background");
+    TORCH_CHECK(density_.dim() == 2, op, ": density has shape ", density_.sizes(), ", expected [rays, intervals]");
+    const int64_t n = density_.size(0), s = density_.size(1);
+    check_shape(op, rgb_, "rgb", {n, s, 3});
+    check_shape(op, t_, "t", {n, s + 1});
+    check_shape(op, directions_, "directions", {n, 3});
+    check_shape(op, background_, "background", {n, 3});
+    rgb = rgb_.contiguous(), density = density_.contiguous(), t = t_.contiguous();
+    directions = directions_.contiguous(), background = background_.contiguous();
+  }
+
+  template <typename T>
+  Rays<T> rays() const {
+    const int64_t n = density.size(0), s = density.size(1);
+    return {n,           s,    n * s,         nullptr,           in<T>(rgb),        in<T>(density),
+            in<T>(t), in<T>(t) + 1, in<T>(directions), in<T>(background), T(0)};
+  }
+};
+
+Outputs composite(const Tensor& rgb, const Tensor& density, const Tensor& t, const Tensor& directions,
+                  const Tensor& background) {
+  const Inputs inputs("composite", rgb, density, t, directions, background);
+  const Tensor colour = at::empty_like(inputs.background), weights = at::empty_like(inputs.density);
+  const Tensor depth = at::empty({density.size(0)}, density.options()), opacity = at::empty_like(depth);
+  MR_RUN(density, composite, inputs.rays<T>(),
+         Pixels<T*>{out<T>(colour), out<T>(depth), out<T>(opacity), out<T>(weights)});
+  return {colour, depth, opacity, weights};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_backward(
+    const Tensor& grad_rgb_, const Tensor& grad_depth_, const Tensor& grad_opacity_, const Tensor& grad_weights_,
+    const Tensor& rgb, const Tensor& density, const Tensor& t, const Tensor& directions, const Tensor& background) {
+  const char* op = "composite_backward";
+  const Inputs inputs(op, rgb, density, t, directions, background);
+  const int64_t n = density.size(0), s = density.size(1);
+  check_alike(op, density, grad_rgb_, "grad_rgb");
+  check_alike(op, density, grad_depth_, "grad_depth");
+  check_alike(op, density, grad_opacity_, "grad_opacity");
+  check_alike(op, density, grad_weights_, "grad_weights");
+  check_shape(op, grad_rgb_, "grad_rgb", {n, 3});
+  check_shape(op, grad_depth_, "grad_depth", {n});
+  check_shape(op, grad_opacity_, "grad_opacity", {n});
+  check_shape(op, grad_weights_, "grad_weights", {n, s});
+  const Tensor grad_rgb = grad_rgb_.contiguous(), grad_depth = grad_depth_.contiguous(),
+               grad_opacity = grad_opacity_.contiguous(), grad_weights = grad_weights_.contiguous();
+  const Tensor of_rgb = at::empty_like(inputs.rgb), of_density = at::empty_like(inputs.density),
+               of_t = at::empty_like(inputs.t), of_directions = at::empty_like(inputs.directions),
+               of_background = at::empty_like(inputs.background);
+  MR_RUN(density, composite_backward, inputs.rays<T>(),
+         Pixels<const T*>{in<T>(grad_rgb), in<T>(grad_depth), in<T>(grad_opacity), in<T>(grad_weights)},
+         RayGradients<T>{out<T>(of_rgb), out<T>(of_density), out<T>(of_t), nullptr, out<T>(of_directions),
+                         out<T>(of_background)});
+  return {of_rgb, of_density, of_t, of_directions, of_background};
+}
+
+void schemas(torch::Library& m) {
+  m.def(
+      "composite(Tensor rgb, Tensor density, Tensor t, Tensor directions, Tensor background)"
+      " -> (Tensor, Tensor, Tensor, Tensor)",
+      kTags);
+  m.def(
+      "composite_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, Tensor grad_weights, Tensor rgb,"
+      " Tensor density, Tensor t, Tensor directions, Tensor background) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      kTags);
+}
+
+void implement(torch::Library& m) {
+  m.impl("composite", &composite);
+  m.impl("composite_backward", &composite_backward);
+}
+
+}  // namespace
+}  // namespace medrecon
+
+MR_SCHEMAS(medrecon::schemas)
+MR_IMPLEMENTATIONS(medrecon::implement)
