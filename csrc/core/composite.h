@@ -57,12 +57,25 @@ struct RayGradients {
 template <typename T>
 MR_HD T length_of(const T d[3]) {
   const double x = d[0], y = d[1], z = d[2];
-  return static_cast<T>(sqrt(x * x + y * y + z * z));
+  return static_cast<T>(std::sqrt(x * x + y * y + z * z));
 }
 
 // exp(x) - 1
-MR_HD float exponential_less_1(float x) { return expm1f(x); }
-MR_HD double exponential_less_1(double x) { return expm1(x); }
+MR_HD float exponential_less_1(float x) {
+#if defined(__CUDA_ARCH__)
+  return expm1f(x);
+#else
+  return std::expm1(x);
+#endif
+}
+
+MR_HD double exponential_less_1(double x) {
+#if defined(__CUDA_ARCH__)
+  return expm1(x);
+#else
+  return std::expm1(x);
+#endif
+}
 
 // What an interval does to the light, given its optical depth and that of all before it.
 template <typename T>

@@ -15,14 +15,16 @@ CPP_SOURCES = (
     "cpu/composite_simd.cpp",
     "cpu/encoding.cpp",
     "cpu/isa.cpp",
+    "cpu/resample.cpp",
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
     "operators/cast_rays_op.cpp",
     "operators/composite_op.cpp",
     "operators/encoding_op.cpp",
+    "operators/resample_op.cpp",
     "operators/sinkhorn_op.cpp",
 )
-CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/encoding.cu", "cuda/sinkhorn.cu")
+CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/composite.cu", "cuda/encoding.cu", "cuda/resample.cu", "cuda/sinkhorn.cu")
 # Ampere and Hopper, and PTX for what comes after, unless TORCH_CUDA_ARCH_LIST says otherwise.
 CUDA_ARCH_LIST = "8.0;9.0+PTX"
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends import kernels_for
+from ..reference.rendering import quantiles
 from . import checks
 
 
@@ -75,4 +76,7 @@ def resample(
         raise ValueError(f"resample: n is {n}, expected at least 1")
     if padding < 0:
         raise ValueError(f"resample: padding is {padding}, expected at least 0")
-    return reference.resample(t, weights, n, padding, deterministic, generator)
+    if not kernels_for(t.device.type):
+        return reference.resample(t, weights, n, padding, deterministic, generator)
+    u = quantiles(t, n, deterministic, generator)
+    return torch.ops.medrecon.resample.default(t, weights, u, padding)

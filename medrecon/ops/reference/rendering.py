@@ -43,14 +43,7 @@ def resample(
     zero = torch.zeros_like(pdf[:, :1])
     cdf = torch.cat([zero, pdf[:, :-1].cumsum(-1).clamp(max=1), zero + 1], -1)
 
-    below_one = 1 - torch.finfo(t.dtype).eps
-    if deterministic:
-        u = torch.linspace(0, below_one, n, device=t.device, dtype=t.dtype).expand(t.shape[0], n)
-    else:
-        source = t.device if generator is None else generator.device
-        jitter = torch.rand(t.shape[0], n, generator=generator, device=source, dtype=t.dtype).to(t.device)
-        u = ((torch.arange(n, device=t.device, dtype=t.dtype) + jitter) / n).clamp(max=below_one)
-
+    u = quantiles(t, n, deterministic, generator).expand(t.shape[0], n)
     left = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, pdf.shape[-1] - 1)
     cdf0, cdf1 = cdf.gather(-1, left), cdf.gather(-1, left + 1)
     t0, t1 = t.gather(-1, left), t.gather(-1, left + 1)
@@ -59,3 +52,13 @@ def resample(
         width > 0, (u - cdf0) / torch.where(width > 0, width, torch.ones_like(width)), torch.zeros_like(u)
     )
     return torch.minimum(t0 + part.clamp(0, 1) * (t1 - t0), t1)
+
+
+def quantiles(t: Tensor, n: int, deterministic: bool, generator: torch.Generator | None) -> Tensor:
+    """[1, n] evenly spaced, or [N, n] with a random one in each of n strata; in [0, 1), of the dtype and device of t."""
+    below_one = 1 - torch.finfo(t.dtype).eps
+    if deterministic:
+        return torch.linspace(0, below_one, n, device=t.device, dtype=t.dtype)[None]
+    source = t.device if generator is None else generator.device
+    jitter = torch.rand(t.shape[0], n, generator=generator, device=source, dtype=t.dtype).to(t.device)
+    return ((torch.arange(n, device=t.device, dtype=t.dtype) + jitter) / n).clamp(max=below_one)
