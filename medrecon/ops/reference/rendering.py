@@ -55,7 +55,7 @@ def resample(
 
 
 def quantiles(t: Tensor, n: int, deterministic: bool, generator: torch.Generator | None) -> Tensor:
-    """[1, n] evenly spaced, or [N, n] with a random one in each of n strata; in [0, 1), of the dtype and device of t."""
+    """[1, n] evenly spaced, or [N, n] with a random one in each of n strata; in [0, 1); of t's dtype, there."""
     below_one = 1 - torch.finfo(t.dtype).eps
     if deterministic:
         return torch.linspace(0, below_one, n, device=t.device, dtype=t.dtype)[None]
