@@ -11,7 +11,7 @@ PACKAGE = Path(medrecon.__file__).parent
 NETWORKS = ["medrecon.features.superpoint_network", "medrecon.matching.superglue_network"]
 # Modules of the command line, of YAML and of shard building: they run where medrecon is installed.
 FOR_AN_INSTALLATION = {"adapt", "adapt_check", "adapt_data", "adapt_report", "export", "model_card", "yaml_config"}
-FOR_AN_INSTALLATION |= {"shard_formats", "shard_sources", "shard_volumes"}
+FOR_AN_INSTALLATION |= {"shard_formats", "shard_frames", "shard_sources", "shard_volumes"}
 
 IMPORT_WITHOUT = """
 import importlib, sys
