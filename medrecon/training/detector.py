@@ -14,7 +14,6 @@ over true 3-D.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -160,29 +159,3 @@ def within_cell_r2(predicted: Tensor, response: Tensor, mask: Tensor) -> Tensor:
 
 def _mean(x: Tensor, weight: Tensor) -> Tensor:
     return (x * weight).sum() / weight.sum().clamp(min=1)
-
-
-def consistency_loss(logits: Tensor, pairs: Any) -> Tensor:
-    """How differently two views see their keypoints: 1 - cosine similarity of their probability maps, in windows.
-
-    The other view's map is warped by the exact correspondence; only its gradient-free values are used. Windows that see
-    nothing common do not count (J. Revaud et al., "R2D2", NeurIPS 2019, eq. 1).
-
-    Args:
-        logits: [2 B, 65, h, w], the pictures a, then the pictures b.
-        pairs: with ``a_to_b`` and ``b_to_a``.
-    """
-    maps = F.pixel_shuffle(logits.float().softmax(1)[:, :-1], CELL_PX)
-    height, width = maps.shape[2:]
-    grid = pixel_centres(height, width, maps.device).expand(len(maps) // 2, -1, -1)
-    a, b = maps.chunk(2)
-    out = 0.0
-    for here, there, carry in ((a, b, pairs.a_to_b), (b, a, pairs.b_to_a)):
-        with torch.no_grad():
-            xy, visible = carry(grid)
-            seen = visible.view(-1, 1, height, width).float()
-            other = read_at(there, xy.nan_to_num()).view_as(here) * seen
-        windows = [F.unfold(m, 16, stride=8) for m in (here * seen, other)]
-        usable = F.unfold(seen, 16, stride=8).mean(1) > 0.5
-        out = out + _mean(1 - F.cosine_similarity(*windows, dim=1), usable) / 2
-    return out

@@ -56,8 +56,6 @@ class SuperpointSettings:
         descriptor_from: share of the training after which the descriptor is trained.
         descriptor_weight: of its loss.
         corners, others: points of a pair for the descriptor: maxima of the response, and random ones.
-        inner_weight: of the response as read from the first blocks (deep supervision); 0: they are not asked.
-        consistency_weight: of the divergence between a view's keypoint probabilities and the other view's, warped.
         validation_pairs: of each of the two kinds.
         validation_size: (height, width) px of their pictures.
         area_per_keypoint: budget of the validation: pixels of a picture for each keypoint.
@@ -85,8 +83,6 @@ class SuperpointSettings:
     descriptor_weight: float = 0.5
     corners: int = 112
     others: int = 112
-    inner_weight: float = 0.0
-    consistency_weight: float = 0.0
     validation_pairs: int = 64
     validation_size: tuple[int, int] = (192, 256)
     area_per_keypoint: int = 256
@@ -154,12 +150,9 @@ class SuperpointTask:
             images, masks, response = _targets(pairs)
             top = detector.peaks(response, masks)
         describe = progress >= s.descriptor_from and s.descriptor_weight > 0
-        maps = self.twin(images, describe=describe, inner=s.inner_weight > 0)
+        maps = self.twin(images, describe)
         with torch.autocast(self.device.type, enabled=False):
             loss, figures = self._detector_loss(maps, images, masks, response, top, progress)
-            if s.consistency_weight and progress > s.response_until:
-                gap = detector.consistency_loss(maps.logits, pairs)
-                loss, figures["consistency"] = loss + s.consistency_weight * gap, gap.detach()
             if describe:
                 generator = torch.Generator(self.device).manual_seed(seed)
                 xy_a = draw_points(top[: s.batch], pairs.mask_a, s.corners, s.others, generator)
@@ -188,9 +181,6 @@ class SuperpointTask:
             labels = detector.soft_labels(response, top, s.label_floor, s.label_softness, s.label_sigma_px)
             labelled = detector.label_loss(maps.logits, labels, masks)
             loss, figures["labels"] = loss + come * labelled, labelled.detach()
-        if s.inner_weight:
-            inner = sum(detector.response_loss(m[:, 0], response, masks) for m in maps.inner)
-            loss, figures["inner"] = loss + s.inner_weight * inner, inner.detach()
         return loss, figures
 
     def validate(self) -> dict[str, float]:

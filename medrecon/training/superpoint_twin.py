@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SuperPoint as it is trained: with batch normalisation, and with small heads that look at its inner layers.
+"""SuperPoint as it is trained: with batch normalisation.
 
-The released architecture has neither. Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) is an affine map once
-its statistics are fixed, so it is folded exactly into the convolution before it; the inner heads are dropped. What is
-exported is a plain ``SuperpointNetwork``.
+The released architecture has none. Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) is an affine map once its
+statistics are fixed, so it is folded exactly into the convolution before it. What is exported is a plain
+``SuperpointNetwork``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ class Maps(NamedTuple):
     Attributes:
         logits: [B, 65, H / 8, W / 8].
         descriptors: [B, D, H / 8, W / 8], not normalised; None where they are not asked for.
-        inner: corner response [B, 1, H, W] as read from the first, second and third block; () where not asked for.
     """
 
     logits: Tensor
     descriptors: Tensor | None
-    inner: tuple[Tensor, ...]
 
 
 class SuperpointTwin(nn.Module):
@@ -48,22 +46,17 @@ class SuperpointTwin(nn.Module):
             else:
                 layer.bias = None  # the normalisation's shift takes its place
                 self.norms[name] = nn.BatchNorm2d(layer.out_channels)
-        self.inner = nn.ModuleList(
-            nn.Conv2d(width, 4**i, 1) for i, width in enumerate(config.encoder_widths[:3])
-        )  # a position of block i covers 2^i x 2^i pixels
 
-    def forward(self, images: Tensor, describe: bool = True, inner: bool = False) -> Maps:
+    def forward(self, images: Tensor, describe: bool = True) -> Maps:
         """images float [B, 1, H, W] in 0..1."""
-        x, read = images, []
+        x = images
         for block in range(1, 5):
             x = self._layer(f"conv{block}b", self._layer(f"conv{block}a", x))
             if block < 4:
-                if inner:
-                    read.append(F.pixel_shuffle(self.inner[block - 1](x), 2 ** (block - 1)))
                 x = F.max_pool2d(x, 2)
         logits = self.convolutions["convPb"](self._layer("convPa", x))
         descriptors = self.convolutions["convDb"](self._layer("convDa", x)) if describe else None
-        return Maps(logits, descriptors, tuple(read))
+        return Maps(logits, descriptors)
 
     def _layer(self, name: str, x: Tensor) -> Tensor:
         return F.relu(self.norms[name](self.convolutions[name](x)), inplace=True)

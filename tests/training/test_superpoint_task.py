@@ -60,11 +60,11 @@ def data(tmp_path_factory):
 
 
 def test_trains_and_exports_what_the_extractor_reads(data, tmp_path):
-    summary = go(data, tmp_path, inner_weight=0.3, consistency_weight=0.5)
+    summary = go(data, tmp_path)
     assert summary["seed"] == 0 and summary["data"][0]["license"] == "CC0-1.0"
     assert 0 <= summary["baseline"]["flat_repeatability"] <= 1
     phases = [line["train"] for line in read_curves(tmp_path) if "train" in line]
-    assert "labels" not in phases[0] and {"labels", "descriptor", "inner", "consistency"} <= phases[-1].keys()
+    assert "labels" not in phases[0] and {"labels", "descriptor"} <= phases[-1].keys()
     assert {"flat_repeatability", "flat_mma_3px", "flat_keypoints"} <= summary["validation"].keys()
     about = json.loads((tmp_path / "superpoint.json").read_text())
     assert about["provenance"]["steps"] == 24 and about["license"] == "Apache-2.0"

@@ -44,10 +44,9 @@ def test_the_plain_network_has_the_released_layers_and_no_other():
     assert {n.rpartition(".")[0] for n in plain.state_dict()} == names
 
 
-def test_maps_have_the_sizes_of_cells_and_pixels():
-    maps = SuperpointTwin(SMALL)(torch.rand(2, 1, 32, 40), inner=True)
+def test_maps_have_the_sizes_of_cells():
+    maps = SuperpointTwin(SMALL)(torch.rand(2, 1, 32, 40))
     assert maps.logits.shape == (2, 65, 4, 5) and maps.descriptors.shape == (2, 7, 4, 5)
-    assert [m.shape for m in maps.inner] == [(2, 1, 32, 40)] * 3
     assert SuperpointTwin(SMALL)(torch.rand(2, 1, 32, 40), describe=False).descriptors is None
 
 
