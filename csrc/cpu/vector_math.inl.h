@@ -177,13 +177,14 @@ MR_NOINLINE void sin_cos_far(const T* x, T* s, T* c) {
   }
 }
 
-// Sine and cosine of every number to 1e-7 (float) and 3e-16 (double), absolute.
+// Sine and cosine of x + rest to 1e-7 (float) and 3e-16 (double), absolute. rest: a few hundredths at most, such as what x
+// lost when it was rounded; neglected where |x| is beyond Sine::farthest.
 template <typename T>
-MR_INLINE void sin_cos(Vec<T> x, Vec<T>* s, Vec<T>* c) {
+MR_INLINE void sin_cos_of_sum(Vec<T> x, Vec<T> rest, Vec<T>* s, Vec<T>* c) {
   using S = Sine<T>;
   using F = Format<T>;
   Words<T> quadrant;
-  const Vec<T> r = reduced_angle(x, &quadrant), r_sq = r * r;
+  const Vec<T> r = reduced_angle(x, &quadrant) + rest, r_sq = r * r;
   const Vec<T> sine = fma(r * r_sq, polynomial(r_sq, S::sine), r);
   const Vec<T> cosine = fma(r_sq * r_sq, polynomial(r_sq, S::cosine), fma(r_sq, splat(T(-0.5)), splat(T(1))));
   const Words<T> one = splat_word<T>(1), two = splat_word<T>(2);
@@ -200,4 +201,10 @@ MR_INLINE void sin_cos(Vec<T> x, Vec<T>* s, Vec<T>* c) {
     *s = load(sines);
     *c = load(cosines);
   }
+}
+
+// Sine and cosine of every number, as exact.
+template <typename T>
+MR_INLINE void sin_cos(Vec<T> x, Vec<T>* s, Vec<T>* c) {
+  sin_cos_of_sum(x, splat(T(0)), s, c);
 }

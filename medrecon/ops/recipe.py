@@ -14,6 +14,8 @@ CPP_SOURCES = (
     "cpu/cast_rays.cpp",
     "cpu/composite_simd.cpp",
     "cpu/encoding.cpp",
+    "cpu/field.cpp",
+    "cpu/field_simd.cpp",
     "cpu/isa.cpp",
     "cpu/resample.cpp",
     "cpu/sinkhorn.cpp",
@@ -21,6 +23,7 @@ CPP_SOURCES = (
     "operators/cast_rays_op.cpp",
     "operators/composite_op.cpp",
     "operators/encoding_op.cpp",
+    "operators/field_op.cpp",
     "operators/resample_op.cpp",
     "operators/sinkhorn_op.cpp",
 )

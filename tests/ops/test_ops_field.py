@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medrecon import ops
-from medrecon.ops import reference
+from medrecon.ops import backends, reference
 from medrecon.radiance.mlp import FieldMlp
 
 SHAPE = {"max_deg": 6, "width": 24, "layers": 2, "colour_width": 12, "density_shift": 0.5, "density_gain": 2.0}
@@ -206,7 +206,99 @@ def test_strides_do_not_matter():
     dense = ops.fused_field(*inputs, parameters, ray_bias, **SHAPE)
     strided = [torch.stack([x, x], -1)[..., 0] for x in (*inputs, parameters, ray_bias)]
     assert not any(x.is_contiguous() for x in strided)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(dense, ops.fused_field(*strided, **SHAPE)))
+    assert all(torch.equal(a, b) for a, b in zip(dense, ops.fused_field(*strided, **SHAPE)))
+
+
+@pytest.fixture
+def kernels():
+    if not backends.kernels_for("cpu"):
+        pytest.skip(f"no kernels here: {ops.backend().reason}")
+
+
+def everything(n, s, masked):
+    """All arguments in float32: rays, what gets gradients, background, mask, target, weight."""
+    leaves = [flat(network(SHAPE, torch.float32)).detach(), torch.randn(n, 12), torch.rand(n, 3)]
+    leaves = [x.requires_grad_() for x in leaves]
+    mask = torch.rand(n, s) < 0.5 if masked else None
+    return rays(n, s, torch.float32), leaves, mask, torch.rand(n, 3), torch.rand(n)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_results_repeat_bit_for_bit_with_any_number_of_threads(masked, kernels):
+    inputs, leaves, mask, target, weight = everything(211, 13, masked)
+    results = []
+    for threads in (1, 2, 3, 2):
+        torch.set_num_threads(threads)
+        given = {"background": leaves[2], "mask": mask, **SHAPE}
+        outputs = ops.fused_field(*inputs, *leaves[:2], **given)
+        loss, rgb, weights = ops.fused_field_loss(*inputs, *leaves[:2], target, weight, **given)
+        grads = torch.autograd.grad(sum(x.square().sum() for x in outputs), leaves)
+        results.append([*outputs, *grads, loss, rgb, weights, *torch.autograd.grad(loss, leaves)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_a_masked_interval_costs_nothing_and_counts_nothing(kernels):
+    inputs, leaves, mask, _, _ = everything(6, 11, True)
+    t, origins, directions, radii = inputs
+    poisoned = [x.detach().clone() for x in leaves[:2]]
+    empty = ops.fused_field(*inputs, *poisoned, mask=torch.zeros(6, 11).bool(), background=leaves[2], **SHAPE)
+    assert torch.equal(empty[0], leaves[2]) and not any(x.any() for x in empty[1:])
+    poisoned[1][2] = float("nan")  # ray 2 knows nothing, but is masked away
+    mask = torch.ones(6, 11).bool()
+    mask[2] = False
+    outputs = ops.fused_field(*inputs, *poisoned, mask=mask, **SHAPE)
+    assert all(x.isfinite().all() for x in outputs) and not outputs[0][2].any()
+    one = [x[3:4] for x in (t, origins, directions, radii)]
+    alone = ops.fused_field(*one, leaves[0], leaves[1][3:4], **SHAPE)
+    assert all(torch.allclose(a[3:4], b, atol=1e-6) for a, b in zip(outputs, alone))
+
+
+def test_not_a_number_stays_in_its_ray(kernels):
+    inputs, leaves, *_ = everything(9, 8, False)
+    for argument, value in ((1, float("nan")), (1, float("inf")), (0, float("nan"))):
+        broken = [x.clone() for x in inputs]
+        broken[argument][4, 0] = value
+        found = ops.fused_field(*broken, *leaves[:2], **SHAPE)[0]
+        assert found[4].isnan().all() and found[[0, 1, 2, 3, 5, 6, 7, 8]].isfinite().all()
+
+
+def test_high_octaves_of_far_points_are_right_in_float32(kernels):
+    # Fine detail far from the origin: a mean rounded to float32 would be wrong by 2^15 times its rounding, 0.01 rad here.
+    shape = {**SHAPE, "max_deg": 16, "width": 32, "colour_width": 16}
+    inputs = [x.float().double() for x in rays(16, 24)]
+    inputs[1] += 3
+    inputs[3] *= 1e-4
+    inputs[0] = (1 + (inputs[0] - 1) * 1e-3).float().double()
+    parameters, ray_bias = flat(network(shape)).detach().float(), torch.randn(16, 16)
+    numbers = [0, *(shape[k] for k in list(SHAPE))]
+    truth = reference.fused_field(*inputs, parameters.double(), ray_bias.double() * 0, None, None, *numbers)
+    found = ops.fused_field(*(x.float() for x in inputs), parameters, ray_bias * 0, **shape)
+    assert all((a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item()) for a, b in zip(found, truth))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_opcheck(masked, kernels):
+    inputs, leaves, mask, target, weight = everything(4, 5, masked)
+    background = leaves[2] if masked else None
+    numbers = (0, *(SHAPE[k] for k in SHAPE))
+    tensors = (*inputs, *leaves[:2], background, mask)
+    library = torch.ops.medrecon
+    torch.library.opcheck(library.fused_field.default, (*tensors, *numbers))
+    torch.library.opcheck(library.fused_field_loss.default, (*tensors, target, weight, *numbers))
+    cotangents = [torch.randn(*x) for x in ((4, 3), (4,), (4,), (4, 5))]
+    plain = [None if x is None else x.detach() for x in tensors]
+    torch.library.opcheck(library.fused_field_backward.default, (*cotangents, *plain, *numbers))
+
+
+def test_the_operators_check_for_themselves(kernels):
+    inputs, leaves, *_ = everything(4, 5, False)
+    with pytest.raises(RuntimeError, match="parameters has shape"):
+        torch.ops.medrecon.fused_field(*inputs, leaves[0][1:], leaves[1], None, None, 0, 6, 24, 2, 12, 0.0, 1.0)
+    with pytest.raises(RuntimeError, match="no gradients for t"):
+        moving = [x.requires_grad_() for x in inputs]
+        outputs = torch.ops.medrecon.fused_field(*moving, *leaves[:2], None, None, 0, 6, 24, 2, 12, 0.0, 1.0)
+        outputs[0].sum().backward()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..backends import kernels_for
 from . import checks
 
 MOST_LAYERS = 8
@@ -51,7 +52,9 @@ def fused_field(
 
     Returns:
         rgb [N, 3], depth [N], opacity [N], weights [N, S], as by `composite`. Differentiable in parameters, ray_bias
-        and background.
+        and background; the backward pass recomputes instead of storing. Where t, origins, directions or radii require
+        gradients, all gradients come from the plain-torch twin, which is several times slower.
+        In float32, octaves whose damping is below half a rounding unit of 1 for neighbouring samples are left out.
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit; the message names it.
@@ -59,6 +62,8 @@ def fused_field(
     numbers = (min_deg, max_deg, width, layers, colour_width, float(density_shift), float(density_gain))
     tensors = (t, origins, directions, radii, parameters, ray_bias)
     _check("fused_field", tensors, background, mask, numbers)
+    if _kernel_serves(t, origins, directions, radii):
+        return torch.ops.medrecon.fused_field.default(*tensors, background, mask, *numbers)
     return reference.fused_field(*tensors, background, mask, *numbers)
 
 
@@ -106,7 +111,15 @@ def fused_field_loss(
     if torch.is_grad_enabled() and (target.requires_grad or ray_weight.requires_grad):
         raise ValueError(f"{op}: target and ray_weight get no gradients; detach them, or use fused_field")
     rest = (background, mask, target, ray_weight, *numbers)
+    if _kernel_serves(t, origins, directions, radii):
+        loss, rgb, weights, *_ = torch.ops.medrecon.fused_field_loss.default(*tensors, *rest)
+        return loss, rgb.detach(), weights.detach()
     return reference.fused_field_loss(*tensors, *rest)
+
+
+def _kernel_serves(*rays: Tensor) -> bool:
+    moving = torch.is_grad_enabled() and any(x.requires_grad for x in rays)
+    return rays[0].device.type == "cpu" and kernels_for("cpu") and not moving
 
 
 def _check(op: str, tensors: tuple[Tensor, ...], background: Tensor | None, mask: Tensor | None, numbers) -> None:

@@ -2,6 +2,7 @@
 """Shapes (for torch.compile) and gradients of the operators that csrc/operators defines."""
 
 from .encodings import register_encodings
+from .field import register_field
 from .rays import register_rays
 from .rendering import register_rendering
 from .transport import register_transport
@@ -13,3 +14,4 @@ def register_all() -> None:
     register_encodings()
     register_rendering()
     register_transport()
+    register_field()
