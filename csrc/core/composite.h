@@ -2,8 +2,9 @@
 // Volume rendering along a ray (Max 1995; mip-NeRF, Barron et al. 2021, eq. 3) and its adjoint.
 //
 // The optical depth of an interval is o = density * length, what reaches it T = exp(-(o of those before it)), its weight
-// w = (1 - exp(-o)) T. With G = dL/dw the adjoint is dL/do_k = G_k exp(-o_k) T_k - sum_{i>k} G_i w_i: no quotient, hence finite
-// for opaque intervals too.
+// w = (1 - exp(-o)) T. With G = dL/dw the adjoint is dL/do_k = G_k exp(-o_k) T_k - sum_{i>k} G_i w_i: no quotient, so finite
+// for opaque intervals too. The factor exp(-o_k) T_k is the light that leaves interval k: what leaves the ray plus the weights of
+// the intervals behind k, a sum of positive terms.
 #pragma once
 
 #include "hd.h"
@@ -77,19 +78,12 @@ MR_HD double exponential_less_1(double x) {
 #endif
 }
 
-// What an interval does to the light, given its optical depth and that of all before it.
+// Weight of an interval of which the optical depth and that of all before it are given; NaN stays NaN.
 template <typename T>
-struct Interval {
-  T weight;
-  T after;  // what leaves it: exp(-optical) T
-
-  MR_HD Interval(T optical, T before, T stop) {
-    const T alpha = -exponential_less_1(-optical), through = exponential(-before);
-    const bool stopped = through < stop;  // not for NaN
-    weight = stopped ? T(0) : alpha * through;
-    after = stopped ? T(0) : (T(1) - alpha) * through;
-  }
-};
+MR_HD T weight_of(T optical, T before, T stop) {
+  const T through = exponential(-before);
+  return through < stop ? T(0) : -exponential_less_1(-optical) * through;
+}
 
 // dL/dw of the intervals of a ray, and the other gradients that all of them share.
 template <typename T>
@@ -98,16 +92,16 @@ struct RayCotangent {
   T same;   // the part of dL/dw that does not depend on the interval
   T depth;  // expected depth of the ray
   T reach;  // dL/d(sum of weight * midpoint)
+  T seen;   // opacity
 
-  // grad_rgb [3]; background [3]; sums over the ray: opacity, and reach, the sum of weight * (t0 + t1)
-  MR_HD RayCotangent(const T* grad_rgb, T grad_depth, T grad_opacity, const T* background, T opacity, T twice_reach) {
-    const bool hit = opacity > T(0);
-    depth = hit ? T(0.5) * twice_reach / opacity : T(0);
-    reach = hit ? grad_depth / opacity : T(0);
-    same = grad_opacity;
+  MR_HD RayCotangent(int64_t r, const Pixels<const T*>& grad, const Pixels<const T*>& made, const T* background) {
+    seen = made.opacity[r];
+    depth = made.depth[r];
+    reach = seen > T(0) ? grad.depth[r] / seen : T(0);
+    same = grad.opacity[r];
     for (int c = 0; c < 3; ++c) {
-      rgb[c] = grad_rgb[c];
-      same -= grad_rgb[c] * background[c];
+      rgb[c] = grad.rgb[3 * r + c];
+      same -= rgb[c] * background[3 * r + c];
     }
   }
 

@@ -10,7 +10,9 @@ namespace medrecon::cpu {
 template <typename T>
 void composite(const Rays<T>& rays, const Pixels<T*>& out);
 
+// made: what composite made of the rays (its rgb is not used).
 template <typename T>
-void composite_backward(const Rays<T>& rays, const Pixels<const T*>& grad, const RayGradients<T>& out);
+void composite_backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<const T*>& made,
+                        const RayGradients<T>& out);
 
 }  // namespace medrecon::cpu

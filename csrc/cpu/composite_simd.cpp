@@ -2,7 +2,6 @@
 // composite for each instruction set, split over threads. A ray belongs to one thread, so the sums along it have one order.
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "composite.h"
 #include "parallel.h"
@@ -15,17 +14,10 @@ namespace medrecon::cpu {
 
 namespace {
 
-// Samples of a ray on average; of the rays from begin to end at most.
+// Samples of a ray on average.
 template <typename T>
 int64_t usual_count(const Rays<T>& rays) {
   return rays.offsets == nullptr ? rays.intervals : rays.samples / std::max<int64_t>(1, rays.rays);
-}
-
-template <typename T>
-int64_t most_samples(const Rays<T>& rays, int64_t begin, int64_t end) {
-  int64_t most = 0;
-  for (int64_t r = begin; r < end; ++r) most = std::max(most, rays.ray(r).count);
-  return most;
 }
 
 }  // namespace
@@ -38,18 +30,17 @@ void composite(const Rays<T>& rays, const Pixels<T*>& out) {
 }
 
 template <typename T>
-void composite_backward(const Rays<T>& rays, const Pixels<const T*>& grad, const RayGradients<T>& out) {
+void composite_backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<const T*>& made,
+                        const RayGradients<T>& out) {
   parallel_for(rays.rays, usual_count(rays), [&](int64_t begin, int64_t end) {
-    constexpr int64_t widest = 64 / sizeof(T);
-    const int64_t whole = (most_samples(rays, begin, end) + widest - 1) / widest * widest;
-    std::vector<T> work(2 * static_cast<size_t>(whole));
-    MR_BEST(backward<T>)(rays, grad, out, begin, end, work.data());
+    MR_BEST(backward<T>)(rays, grad, made, out, begin, end);
   });
 }
 
-#define MR_INSTANTIATE(T)                                          \
-  template void composite<T>(const Rays<T>&, const Pixels<T*>&);  \
-  template void composite_backward<T>(const Rays<T>&, const Pixels<const T*>&, const RayGradients<T>&);
+#define MR_INSTANTIATE(T)                                                                              \
+  template void composite<T>(const Rays<T>&, const Pixels<T*>&);                                      \
+  template void composite_backward<T>(const Rays<T>&, const Pixels<const T*>&, const Pixels<const T*>&, \
+                                      const RayGradients<T>&);
 MR_INSTANTIATE(float)
 MR_INSTANTIATE(double)
 #undef MR_INSTANTIATE

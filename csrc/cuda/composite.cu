@@ -77,11 +77,11 @@ __global__ void forward_kernel(int64_t threads, Rays<T> rays, Pixels<T*> out) {
       const T optical = place.density * place.length;
       const T depth = depth_before(optical, lane, &before);
       if (place.inside) {
-        const Interval<T> interval(optical, depth, rays.stop);
-        out.weights[ray.first + i] = interval.weight;
-        opacity += interval.weight;
-        reach += interval.weight * (place.t0 + place.t1);
-        for (int c = 0; c < 3; ++c) colour[c] += interval.weight * ray.rgb[3 * i + c];
+        const T weight = weight_of(optical, depth, rays.stop);
+        out.weights[ray.first + i] = weight;
+        opacity += weight;
+        reach += weight * (place.t0 + place.t1);
+        for (int c = 0; c < 3; ++c) colour[c] += weight * ray.rgb[3 * i + c];
       }
     }
     opacity = sum_of_lanes(opacity);
@@ -95,8 +95,16 @@ __global__ void forward_kernel(int64_t threads, Rays<T> rays, Pixels<T*> out) {
   }
 }
 
+// Whether the interval of this lane weighs anything, as far as `stop` is concerned; NaN does.
 template <typename T>
-__global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> grad, RayGradients<T> out) {
+__device__ bool lit(const Place<T>& place, int lane, T stop, T* before) {
+  const T depth = depth_before(place.density * place.length, lane, before);
+  return place.inside && !(exponential(-depth) < stop);
+}
+
+template <typename T>
+__global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> grad, Pixels<const T*> made,
+                                RayGradients<T> out) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const bool fence = rays.offsets == nullptr;
   MR_RAY_OF_WARP(r, threads) {
@@ -104,38 +112,31 @@ __global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> 
     const T* direction = rays.directions + 3 * r;
     const T norm = length_of(direction);
 
-    T before = T(0), opacity = T(0), reach = T(0);
+    T before = T(0), optical = T(0);  // of the intervals that weigh anything
     for (int64_t at = 0; at < ray.count; at += kWarp) {
-      const int64_t i = at + lane;
-      const Place<T> place(ray, i, norm);
-      const T optical = place.density * place.length;
-      const T depth = depth_before(optical, lane, &before);
-      if (place.inside) {
-        const Interval<T> interval(optical, depth, rays.stop);
-        out.density[ray.first + i] = depth;  // for the way back; replaced there by this lane
-        opacity += interval.weight;
-        reach += interval.weight * (place.t0 + place.t1);
-      }
+      const Place<T> place(ray, at + lane, norm);
+      if (rays.stop > T(0) ? lit(place, lane, rays.stop, &before) : place.inside) optical += place.density * place.length;
     }
-    opacity = sum_of_lanes(opacity);
-    const RayCotangent<T> ct(grad.rgb + 3 * r, grad.depth[r], grad.opacity[r], rays.background + 3 * r, opacity,
-                             sum_of_lanes(reach));
+    const RayCotangent<T> ct(r, grad, made, rays.background);
 
-    T behind = T(0), next = T(0), stretch = T(0);  // sum of G w of later intervals; gradient of the next t0; of the norm
+    // light that leaves these intervals, sum of G w of those behind them
+    T left_by = exponential(-sum_of_lanes(optical)), behind = T(0);
+    T next = T(0), stretch = T(0);  // gradient of the next t0; of the direction's length
     for (int64_t at = (ray.count - 1) / kWarp * kWarp; at >= 0 && ray.count > 0; at -= kWarp) {
       const int64_t i = at + lane, sample = ray.first + i;
       const Place<T> place(ray, i, norm);
-      T g = T(0), weight = T(0), after = T(0);
+      T g = T(0), weight = T(0);
       if (place.inside) {
-        const Interval<T> interval(place.density * place.length, out.density[sample], rays.stop);
-        weight = interval.weight;
-        after = interval.after;
+        weight = made.weights[sample];
         g = ct.of_weight(grad.weights[sample], ray.rgb + 3 * i, place.t0, place.t1);
       }
-      const T remaining = remaining_sum(g * weight, lane);
-      const T others = __shfl_down_sync(kAll, remaining, 1);
-      const T grad_optical = g * after - (behind + (lane + 1 < kWarp ? others : T(0)));
-      behind += __shfl_sync(kAll, remaining, 0);
+      const T later = remaining_sum(g * weight, lane), later_weight = remaining_sum(weight, lane);
+      const T others = __shfl_down_sync(kAll, later, 1), other_weight = __shfl_down_sync(kAll, later_weight, 1);
+      const T after = left_by + (lane + 1 < kWarp ? other_weight : T(0));
+      const bool stopped = after + weight < rays.stop;
+      const T grad_optical = stopped ? T(0) : g * after - (behind + (lane + 1 < kWarp ? others : T(0)));
+      behind += __shfl_sync(kAll, later, 0);
+      left_by += __shfl_sync(kAll, later_weight, 0);
 
       const T grad_length = grad_optical * place.density, moved = T(0.5) * ct.reach * weight;
       const T grad_t0 = place.inside ? moved - grad_length * norm : T(0), grad_t1 = moved + grad_length * norm;
@@ -159,7 +160,7 @@ __global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> 
       const T pull = norm == T(0) ? T(0) : stretch / norm;
       for (int c = 0; c < 3; ++c) {
         out.directions[3 * r + c] = pull * direction[c];
-        out.background[3 * r + c] = (T(1) - opacity) * ct.rgb[c];
+        out.background[3 * r + c] = (T(1) - ct.seen) * ct.rgb[c];
       }
     }
   }
@@ -173,13 +174,15 @@ int composite(void* stream, const Rays<T>& rays, const Pixels<T*>& out) {
 }
 
 template <typename T>
-int composite_backward(void* stream, const Rays<T>& rays, const Pixels<const T*>& grad, const RayGradients<T>& out) {
-  return launch(stream, backward_kernel<T>, rays.rays * kWarp, rays, grad, out);
+int composite_backward(void* stream, const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<const T*>& made,
+                       const RayGradients<T>& out) {
+  return launch(stream, backward_kernel<T>, rays.rays * kWarp, rays, grad, made, out);
 }
 
-#define MR_INSTANTIATE(T)                                                \
-  template int composite<T>(void*, const Rays<T>&, const Pixels<T*>&);  \
-  template int composite_backward<T>(void*, const Rays<T>&, const Pixels<const T*>&, const RayGradients<T>&);
+#define MR_INSTANTIATE(T)                                                                                      \
+  template int composite<T>(void*, const Rays<T>&, const Pixels<T*>&);                                        \
+  template int composite_backward<T>(void*, const Rays<T>&, const Pixels<const T*>&, const Pixels<const T*>&, \
+                                     const RayGradients<T>&);
 MR_INSTANTIATE(float)
 MR_INSTANTIATE(double)
 #undef MR_INSTANTIATE

@@ -11,6 +11,7 @@ template <typename T>
 int composite(void* stream, const Rays<T>& rays, const Pixels<T*>& out);
 
 template <typename T>
-int composite_backward(void* stream, const Rays<T>& rays, const Pixels<const T*>& grad, const RayGradients<T>& out);
+int composite_backward(void* stream, const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<const T*>& made,
+                       const RayGradients<T>& out);
 
 }  // namespace medrecon::cuda

@@ -54,25 +54,27 @@ Outputs composite(const Tensor& rgb, const Tensor& density, const Tensor& t, con
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_backward(
     const Tensor& grad_rgb_, const Tensor& grad_depth_, const Tensor& grad_opacity_, const Tensor& grad_weights_,
-    const Tensor& rgb, const Tensor& density, const Tensor& t, const Tensor& directions, const Tensor& background) {
+    const Tensor& depth_, const Tensor& opacity_, const Tensor& weights_, const Tensor& rgb, const Tensor& density, const Tensor& t,
+    const Tensor& directions, const Tensor& background) {
   const char* op = "composite_backward";
   const Inputs inputs(op, rgb, density, t, directions, background);
   const int64_t n = density.size(0), s = density.size(1);
-  check_alike(op, density, grad_rgb_, "grad_rgb");
-  check_alike(op, density, grad_depth_, "grad_depth");
-  check_alike(op, density, grad_opacity_, "grad_opacity");
-  check_alike(op, density, grad_weights_, "grad_weights");
-  check_shape(op, grad_rgb_, "grad_rgb", {n, 3});
-  check_shape(op, grad_depth_, "grad_depth", {n});
-  check_shape(op, grad_opacity_, "grad_opacity", {n});
-  check_shape(op, grad_weights_, "grad_weights", {n, s});
-  const Tensor grad_rgb = grad_rgb_.contiguous(), grad_depth = grad_depth_.contiguous(),
-               grad_opacity = grad_opacity_.contiguous(), grad_weights = grad_weights_.contiguous();
+  const auto dense = [&](const Tensor& tensor, const char* name, const std::vector<int64_t>& shape) {
+    check_alike(op, density, tensor, name);
+    check_shape(op, tensor, name, shape);
+    return tensor.contiguous();
+  };
+  const Tensor grad_rgb = dense(grad_rgb_, "grad_rgb", {n, 3}), grad_depth = dense(grad_depth_, "grad_depth", {n}),
+               grad_opacity = dense(grad_opacity_, "grad_opacity", {n}),
+               grad_weights = dense(grad_weights_, "grad_weights", {n, s});
+  const Tensor depth = dense(depth_, "depth", {n}), opacity = dense(opacity_, "opacity", {n}),
+               weights = dense(weights_, "weights", {n, s});
   const Tensor of_rgb = at::empty_like(inputs.rgb), of_density = at::empty_like(inputs.density),
                of_t = at::empty_like(inputs.t), of_directions = at::empty_like(inputs.directions),
                of_background = at::empty_like(inputs.background);
   MR_RUN(density, composite_backward, inputs.rays<T>(),
          Pixels<const T*>{in<T>(grad_rgb), in<T>(grad_depth), in<T>(grad_opacity), in<T>(grad_weights)},
+         Pixels<const T*>{nullptr, in<T>(depth), in<T>(opacity), in<T>(weights)},
          RayGradients<T>{out<T>(of_rgb), out<T>(of_density), out<T>(of_t), nullptr, out<T>(of_directions),
                          out<T>(of_background)});
   return {of_rgb, of_density, of_t, of_directions, of_background};
@@ -84,8 +86,8 @@ void schemas(torch::Library& m) {
       " -> (Tensor, Tensor, Tensor, Tensor)",
       kTags);
   m.def(
-      "composite_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, Tensor grad_weights, Tensor rgb,"
-      " Tensor density, Tensor t, Tensor directions, Tensor background) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "composite_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, Tensor grad_weights,"
+      " Tensor depth, Tensor opacity, Tensor weights, Tensor rgb, Tensor density, Tensor t, Tensor directions, Tensor background) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       kTags);
 }
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .functions import (
         cast_rays,
         composite,
+        composite_packed,
         fused_field,
         fused_field_loss,
         integrated_positional_encoding,
@@ -24,6 +25,7 @@ __all__ = [
     "backend",
     "cast_rays",
     "composite",
+    "composite_packed",
     "fused_field",
     "fused_field_loss",
     "integrated_positional_encoding",

@@ -22,6 +22,7 @@ CPP_SOURCES = (
     "cpu/sinkhorn_simd.cpp",
     "operators/cast_rays_op.cpp",
     "operators/composite_op.cpp",
+    "operators/composite_packed_op.cpp",
     "operators/encoding_op.cpp",
     "operators/field_op.cpp",
     "operators/resample_op.cpp",

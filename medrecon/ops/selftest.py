@@ -78,6 +78,13 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
     def composite_on(background: Tensor, function: Callable) -> Callable:
         return lambda *tensors: function(*tensors, background.to(tensors[0]))
 
+    # the samples of `rays` equal rays, dealt out anew: some rays have none, some have many
+    cuts = torch.randint(0, rays * samples + 1, (rays - 1,), generator=generator).sort().values
+    offsets = torch.cat([torch.tensor([0]), cuts, torch.tensor([rays * samples])])
+
+    def packed_by(function: Callable) -> Callable:
+        return lambda *tensors: function(*tensors[:4], offsets.to(tensors[0].device), tensors[4], stop=1e-3)
+
     white = torch.ones(3)
     degrees = {"min_deg": 0, "max_deg": 16}
     encode, encode_plain = functions.positional_encoding, reference.positional_encoding
@@ -98,6 +105,12 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
             composite_on(white, functions.composite),
             composite_on(white, reference.composite),
             (rgb, density, t, directions),
+        ),
+        Case(
+            "composite_packed",
+            packed_by(functions.composite_packed),
+            packed_by(reference.composite_packed),
+            (rgb.flatten(0, 1), density.flatten(), t[:, :-1].flatten(), t[:, 1:].flatten(), directions),
         ),
         Case(
             "resample",

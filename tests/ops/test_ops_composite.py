@@ -176,8 +176,9 @@ def test_the_operators_check_for_themselves():
 def test_opcheck():
     inputs = scene(5, 9)
     torch.library.opcheck(torch.ops.medrecon.composite.default, [x.clone().requires_grad_() for x in inputs])
-    cotangents = [torch.rand_like(x) for x in ops.composite(*inputs)]
-    torch.library.opcheck(torch.ops.medrecon.composite_backward.default, (*cotangents, *inputs))
+    made = ops.composite(*inputs)
+    cotangents = [torch.rand_like(x) for x in made]
+    torch.library.opcheck(torch.ops.medrecon.composite_backward.default, (*cotangents, *made[1:], *inputs))
     u = torch.rand(1, 7).double()
     without_gradient = ("test_schema", "test_faketensor")
     resample = torch.ops.medrecon.resample.default

@@ -18,10 +18,12 @@ using namespace medrecon;
                        Pixels<T*>{colour, depth, opacity, weights});                                                   \\
   }                                                                                                                    \\
   extern "C" void backward_##T(int64_t n, int64_t s, const T* g_colour, const T* g_depth, const T* g_opacity,          \\
-                               const T* g_weights, const T* rgb, const T* density, const T* t, const T* d,             \\
-                               const T* bg, T* o_rgb, T* o_density, T* o_t, T* o_d, T* o_bg) {                         \\
+                               const T* g_weights, const T* depth, const T* opacity, const T* weights, const T* rgb,   \\
+                               const T* density, const T* t, const T* d, const T* bg, T* o_rgb, T* o_density, T* o_t,  \\
+                               T* o_d, T* o_bg) {                                                                      \\
     cuda::composite_backward<T>(nullptr, Rays<T>{n, s, n * s, nullptr, rgb, density, t, t + 1, d, bg, T(0)},           \\
                                 Pixels<const T*>{g_colour, g_depth, g_opacity, g_weights},                             \\
+                                Pixels<const T*>{nullptr, depth, opacity, weights},                                    \\
                                 RayGradients<T>{o_rgb, o_density, o_t, nullptr, o_d, o_bg});                           \\
   }                                                                                                                    \\
   extern "C" void resample_##T(int64_t rays, int64_t bins, int64_t n, int64_t shared, const T* t, const T* w,          \\
@@ -61,7 +63,9 @@ def test_composite_is_the_reference(library, n, s, kind):
     out_sizes = [3 * n, n, n, n * s]
     cotangents = [rng.normal(size=size).astype(dtype) for size in out_sizes]
     outputs = call(getattr(library, f"forward_{kind}"), (n, s), inputs, out_sizes)
-    grads = call(getattr(library, f"backward_{kind}"), (n, s), [*cotangents, *inputs], [x.size for x in inputs])
+    grads = call(
+        getattr(library, f"backward_{kind}"), (n, s), [*cotangents, *outputs[1:], *inputs], [x.size for x in inputs]
+    )
 
     leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in inputs]
     truth = reference.composite(*leaves)

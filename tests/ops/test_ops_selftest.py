@@ -18,10 +18,11 @@ def test_selftest_passes_and_writes_json(tmp_path, capsys):
         "positional_encoding",
         "integrated_positional_encoding",
         "composite",
+        "composite_packed",
         "resample",
         "log_sinkhorn",
     }
-    assert "all 12 passed" in capsys.readouterr().out
+    assert "all 14 passed" in capsys.readouterr().out
 
 
 def _outcome(op, plain=reference.positional_encoding):

@@ -7,6 +7,7 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
+from .packed_rendering import composite_packed
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
@@ -14,6 +15,7 @@ from .transport import log_sinkhorn
 __all__ = [
     "cast_rays",
     "composite",
+    "composite_packed",
     "fused_field",
     "fused_field_loss",
     "integrated_positional_encoding",

@@ -3,6 +3,7 @@
 
 from .encodings import register_encodings
 from .field import register_field
+from .packed_rendering import register_packed_rendering
 from .rays import register_rays
 from .rendering import register_rendering
 from .transport import register_transport
@@ -13,5 +14,6 @@ def register_all() -> None:
     register_rays()
     register_encodings()
     register_rendering()
+    register_packed_rendering()
     register_transport()
     register_field()

@@ -6,14 +6,15 @@ from __future__ import annotations
 import torch
 
 
-def register(name, fake, backward_op, plain, n_tensors: int) -> None:
+def register(name, fake, backward_op, plain, n_tensors: int, kept: tuple[int, ...] = ()) -> None:
     """Registers NAME and NAME_backward.
 
     Args:
         name: operator taking ``n_tensors`` tensors, then integers.
         fake: shapes of its outputs.
-        backward_op: (gradients of the outputs, inputs of NAME) -> gradients of the tensors.
+        backward_op: (gradients of the outputs, kept outputs, inputs of NAME) -> gradients of the tensors.
         plain: the same function in plain torch; its derivatives give the second derivatives.
+        kept: which outputs the backward operator also wants, so as not to compute them again.
     """
 
     def shapes_of_backward(*arguments):
@@ -22,7 +23,7 @@ def register(name, fake, backward_op, plain, n_tensors: int) -> None:
         return gradients if n_tensors > 1 else gradients[0]
 
     def setup(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:n_tensors])
+        ctx.save_for_backward(*(output[i] for i in kept), *inputs[:n_tensors])
         ctx.rest = inputs[n_tensors:]
 
     def backward(ctx, *grads):
@@ -30,10 +31,10 @@ def register(name, fake, backward_op, plain, n_tensors: int) -> None:
         return *(gradients if n_tensors > 1 else (gradients,)), *(None for _ in ctx.rest)
 
     def setup_backward(ctx, inputs, output):
-        ctx.n_grads = len(inputs) - len(_inputs(inputs, n_tensors))
-        ctx.n_saved = ctx.n_grads + n_tensors
-        ctx.save_for_backward(*inputs[: ctx.n_saved])
-        ctx.rest = inputs[ctx.n_saved :]
+        own = _inputs(inputs, n_tensors)
+        ctx.n_grads = len(inputs) - len(own) - len(kept)
+        ctx.save_for_backward(*inputs[: ctx.n_grads], *own[:n_tensors])
+        ctx.rest = own[n_tensors:]
 
     def double_backward(ctx, *cotangents):
         saved = [x.detach().requires_grad_() for x in ctx.saved_tensors]
@@ -43,6 +44,8 @@ def register(name, fake, backward_op, plain, n_tensors: int) -> None:
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             first = torch.autograd.grad(outputs, tensors, grads, create_graph=True)
             second = torch.autograd.grad(first, saved, cotangents, allow_unused=True)
+        # what was kept is a function of the inputs: the derivatives with respect to those hold all there is
+        second = *second[: ctx.n_grads], *(None for _ in kept), *second[ctx.n_grads :]
         return *second, *(None for _ in ctx.rest)
 
     qualified = f"medrecon::{name}"

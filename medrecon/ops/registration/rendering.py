@@ -11,7 +11,7 @@ from .autograd import register
 
 def register_rendering() -> None:
     """Registers them."""
-    register("composite", _fake_composite, torch.ops.medrecon.composite_backward.default, composite, 5)
+    register("composite", _fake_composite, torch.ops.medrecon.composite_backward.default, composite, 5, (1, 2, 3))
     torch.library.register_fake("medrecon::resample", _fake_resample)
 
 
