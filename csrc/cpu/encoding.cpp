@@ -1,77 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "../core/encoding.h"
 #include "encoding.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "../core/encoding.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace medrecon::cpu {
+namespace {
+
+// One half of a row, element by element: the axis that it encodes, the frequency and what the variance is multiplied with in
+// the exponent, to base 2, of the damping. After the `half` elements come zeros, so that whole vectors (and whole points) can be read.
+template <typename T>
+struct Frequencies {
+  int64_t dims, half, padded;
+  std::vector<std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>> axis;
+  std::vector<T> scale, blur;
+  T top = T(1);  // the highest frequency
+
+  Frequencies(int64_t dims, int64_t min_deg, int64_t degrees)
+      : dims(dims), half(dims * degrees), padded(half + std::max<int64_t>(16, dims)), axis(padded), scale(padded), blur(padded) {
+    for (int64_t k = 0; k < degrees; ++k) {
+      for (int64_t j = 0; j < dims; ++j) {
+        const int64_t at = sine_index(k, j, dims);
+        axis[at] = static_cast<uint32_t>(j);
+        scale[at] = power_of_two<T>(min_deg + k);
+        blur[at] = static_cast<T>(-0.5 * 1.44269504088896340736) * (scale[at] * scale[at]);
+      }
+      top = power_of_two<T>(min_deg + k);
+    }
+  }
+
+  // Cost of a point for parallel_for; a vector costs about as much as one elementary function of the standard library.
+  int64_t work(int64_t functions) const { return functions * half / 8; }
+};
+
+#define MR_KERNELS "encoding.inl.h"
+#include "each_isa.inl.h"
+
+}  // namespace
 
 template <typename T>
 void positional_encoding(int64_t points, int64_t dims, int64_t min_deg, int64_t degrees, const T* x, T* out) {
-  parallel_for(points, 2 * dims * degrees, [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      T* row = out + p * 2 * dims * degrees;
-      for (int64_t k = 0; k < degrees; ++k) {
-        const T scale = power_of_two<T>(min_deg + k);
-        for (int64_t j = 0; j < dims; ++j) {
-          encode_point(x[p * dims + j], scale, row + sine_index(k, j, dims), row + cosine_index(k, j, dims, degrees));
-        }
-      }
-    }
-  });
+  const Frequencies<T> f(dims, min_deg, degrees);
+  const auto kernel = MR_BEST(positional_encoding<T>);
+  parallel_for(points, f.work(2), [=, &f](int64_t begin, int64_t end) { kernel(f, begin, end, x, out); });
 }
 
 template <typename T>
 void positional_encoding_backward(int64_t points, int64_t dims, int64_t min_deg, int64_t degrees, const T* grad, const T* x,
                                   T* grad_x) {
-  parallel_for(points, 2 * dims * degrees, [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      const T* row = grad + p * 2 * dims * degrees;
-      for (int64_t j = 0; j < dims; ++j) {
-        T sum = T(0);
-        for (int64_t k = 0; k < degrees; ++k) {
-          sum += encode_point_backward(x[p * dims + j], power_of_two<T>(min_deg + k), row[sine_index(k, j, dims)],
-                                       row[cosine_index(k, j, dims, degrees)]);
-        }
-        grad_x[p * dims + j] = sum;
-      }
-    }
-  });
+  const Frequencies<T> f(dims, min_deg, degrees);
+  const auto kernel = MR_BEST(positional_encoding_backward<T>);
+  parallel_for(points, f.work(2), [=, &f](int64_t begin, int64_t end) { kernel(f, begin, end, grad, x, grad_x); });
 }
 
 template <typename T>
 void integrated_positional_encoding(int64_t points, int64_t dims, int64_t min_deg, int64_t degrees, const T* mean,
                                     const T* var, T* out) {
-  parallel_for(points, 3 * dims * degrees, [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      T* row = out + p * 2 * dims * degrees;
-      for (int64_t k = 0; k < degrees; ++k) {
-        const T scale = power_of_two<T>(min_deg + k);
-        for (int64_t j = 0; j < dims; ++j) {
-          encode_gaussian(mean[p * dims + j], var[p * dims + j], scale, row + sine_index(k, j, dims),
-                          row + cosine_index(k, j, dims, degrees));
-        }
-      }
-    }
-  });
+  const Frequencies<T> f(dims, min_deg, degrees);
+  const auto kernel = MR_BEST(integrated_positional_encoding<T>);
+  parallel_for(points, f.work(3), [=, &f](int64_t begin, int64_t end) { kernel(f, begin, end, mean, var, out); });
 }
 
 template <typename T>
 void integrated_positional_encoding_backward(int64_t points, int64_t dims, int64_t min_deg, int64_t degrees, const T* grad,
                                              const T* mean, const T* var, T* grad_mean, T* grad_var) {
-  parallel_for(points, 3 * dims * degrees, [=](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      const T* row = grad + p * 2 * dims * degrees;
-      for (int64_t j = 0; j < dims; ++j) {
-        const int64_t at = p * dims + j;
-        T to_mean = T(0), to_var = T(0);
-        for (int64_t k = 0; k < degrees; ++k) {
-          encode_gaussian_backward(mean[at], var[at], power_of_two<T>(min_deg + k), row[sine_index(k, j, dims)],
-                                   row[cosine_index(k, j, dims, degrees)], &to_mean, &to_var);
-        }
-        grad_mean[at] = to_mean;
-        grad_var[at] = to_var;
-      }
-    }
+  const Frequencies<T> f(dims, min_deg, degrees);
+  const auto kernel = MR_BEST(integrated_positional_encoding_backward<T>);
+  parallel_for(points, f.work(3), [=, &f](int64_t begin, int64_t end) {
+    kernel(f, begin, end, grad, mean, var, grad_mean, grad_var);
   });
 }
 

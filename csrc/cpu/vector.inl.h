@@ -8,9 +8,11 @@
 
 #if defined(__GNUC__)
 #define MR_INLINE inline __attribute__((always_inline))
+#define MR_INLINE_LAMBDA __attribute__((always_inline))
 #define MR_NOINLINE __attribute__((noinline))
 #else
 #define MR_INLINE inline
+#define MR_INLINE_LAMBDA
 #define MR_NOINLINE
 #endif
 

@@ -18,14 +18,14 @@ struct Exponential;
 template <>
 struct Exponential<float> {
   static constexpr float per_ln2 = 0x1.715476p+0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  static constexpr float least = -104.f, most = 89.f;  // beyond: 0, infinity
+  static constexpr float least = -104.f, most = 89.f, lost = -20.f;  // e^least is 0, e^most infinity
   static constexpr float tail[] = {5.e-01f, 1.6666576e-01f, 4.1666552e-02f, 8.363233e-03f, 1.392625e-03f};
 };
 template <>
 struct Exponential<double> {
   static constexpr double per_ln2 = 0x1.71547652b82fep+0, ln2_high = 6.93147180369123816490e-01,
                           ln2_low = 1.90821492927058770002e-10;
-  static constexpr double least = -746., most = 710.;
+  static constexpr double least = -746., most = 710., lost = -40.;
   static constexpr double tail[] = {
       0.5000000000000001,    0.16666666666666669,    0.041666666666623824,   0.008333333333330039,
       0.0013888888917367081, 0.00019841269863171557, 2.4801521057868204e-05, 2.7557268276905696e-06,
@@ -48,30 +48,65 @@ MR_INLINE Vec<T> scaled(Vec<T> a, Vec<T> n) {
 }
 #endif
 
-// n and e^r - 1 for x = n ln 2 + r, |r| <= ln 2 / 2; x is first brought within the limits.
+// n and e^r - 1 for x = n ln 2 + r, |r| <= ln 2 / 2; x is not below `least`, and what is above `most` becomes `most`.
 template <typename T>
 MR_INLINE Vec<T> reduced_exponential(Vec<T> x, Vec<T>* n) {
   using E = Exponential<T>;
-  x = vmin(splat(E::most), vmax(splat(E::least), x));
+  x = vmin(splat(E::most), x);
   const Vec<T> magic = splat(Format<T>::magic);
   *n = fma(x, splat(E::per_ln2), magic) - magic;
   const Vec<T> r = fma(*n, splat(-E::ln2_low), fma(*n, splat(-E::ln2_high), x));
   return fma(r * r, polynomial(r, E::tail), r);
 }
 
-// e^x to 2 units in the last place, denormal results included; 0 and infinity beyond.
+// e^x to 2 units in the last place, denormal results included; 0 and infinity beyond. Lanes below Exponential::least are set
+// aside first: products that underflow cost a hundred cycles.
 template <typename T>
 MR_INLINE Vec<T> vexp(Vec<T> x) {
+  const Vec<T> zero = splat(T(0));
+  const Mask<T> gone = x < splat(Exponential<T>::least);
   Vec<T> n;
-  const Vec<T> mantissa = reduced_exponential(x, &n) + splat(T(1));
-  return scaled(mantissa, n);
+  const Vec<T> e = reduced_exponential(select(gone, zero, x), &n);
+  return select(gone, zero, scaled(e + splat(T(1)), n));
 }
 
-// e^x - 1, accurate near 0 as well.
+template <typename T>
+struct Power;
+template <>
+struct Power<float> {
+  static constexpr float least = -125.f;
+  static constexpr float series[] = {6.931472e-01f, 2.402265e-01f,  5.550357e-02f,
+                                     9.618083e-03f, 1.3390863e-03f, 1.5453163e-04f};
+};
+template <>
+struct Power<double> {
+  static constexpr double least = -1021.;
+  static constexpr double series[] = {0.6931471805599453,     0.24022650695910072,   0.055504108664821625,
+                                      0.00961812910762848,    0.001333355814640647,  0.00015403530393370734,
+                                      1.5252733841556773e-05, 1.3215486808705563e-06, 1.0178057087733941e-07,
+                                      7.0548973041554995e-09, 4.4558179083360645e-10, 2.5729324177362305e-11};
+};
+
+// 2^x to 2 units in the last place; infinity beyond the largest number and 0 below twice the smallest normal one, which
+// makes it the cheapest exponential: for what damps or weighs.
+template <typename T>
+MR_INLINE Vec<T> vexp2_flushed(Vec<T> x) {
+  const Mask<T> gone = x < splat(Power<T>::least);
+#if MR_VECTOR_BYTES == 64
+  const Vec<T> r = fraction(x);
+  return scaled(fma(r, polynomial(r, Power<T>::series), splat(T(1))), x - r, !gone);
+#else
+  const Vec<T> clipped = vmin(splat(static_cast<T>(Format<T>::bias + 1)), x), n = vround(clipped), r = clipped - n;
+  const Vec<T> twice = fma(r + r, polynomial(r, Power<T>::series), splat(T(2)));  // 2^n alone can be too large
+  return select(gone, splat(T(0)), twice * power_of_two_of(n - splat(T(1))));
+#endif
+}
+
+// e^x - 1, accurate near 0 as well; below Exponential::lost it is -1.
 template <typename T>
 MR_INLINE Vec<T> vexpm1(Vec<T> x) {
   Vec<T> n;
-  const Vec<T> e = reduced_exponential(x, &n);
+  const Vec<T> e = reduced_exponential(vmax(splat(Exponential<T>::lost), x), &n);
   const Vec<T> half = vround(n * splat(T(0.5))), a = power_of_two_of(half), other = n - half;
   // ((e + 1) 2^half - 2^-other) 2^other; exactly e where n is 0
   return fma(e, a, a - power_of_two_of(-other)) * power_of_two_of(other);
@@ -118,14 +153,14 @@ struct Sine;
 template <>
 struct Sine<float> {
   static constexpr float farthest = 1048576.f, per_quarter = 0x1.45f306p-1f;
-  static constexpr float quarter[] = {0x1.921fb6p+0f, -0x1.777a5cp-25f};  // pi / 2 in two pieces
+  static constexpr float quarter[] = {-0x1.921fb6p+0f, 0x1.777a5cp-25f};  // -pi / 2 in two pieces
   static constexpr float sine[] = {-1.6666664e-01f, 8.332649e-03f, -1.9567357e-04f};
   static constexpr float cosine[] = {4.1666664e-02f, -1.3888204e-03f, 2.4527362e-05f};
 };
 template <>
 struct Sine<double> {
   static constexpr double farthest = 1048576., per_quarter = 0x1.45f306dc9c883p-1;
-  static constexpr double quarter[] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2e037073p-69};  // 33 bits, 33, the rest
+  static constexpr double quarter[] = {-0x1.921fb544p+0, -0x1.0b4611a6p-34, -0x1.3198a2e037073p-69};  // 33 bits, 33, rest
   static constexpr double sine[] = {-0.16666666666666666, 0.008333333333330946,    -0.0001984126983675497,
                                     2.755731610068303e-06, -2.5051131455427946e-08, 1.591810123027412e-10};
   static constexpr double cosine[] = {0.041666666666666664,    -0.0013888888888887395, 2.4801587298763433e-05,
@@ -139,8 +174,8 @@ MR_INLINE Vec<double> reduced_angle(Vec<double> x, Words<double>* quadrant) {
   const Vec<double> shifted = fma(x, splat(S::per_quarter), magic), n = shifted - magic;
   *quadrant = words_of(shifted);
   // |n| < 2^20 and pieces of 33 bits: the first two products are exact without fused operations
-  const Vec<double> r = fma(-n, splat(S::quarter[1]), fma(-n, splat(S::quarter[0]), x));
-  return fma(-n, splat(S::quarter[2]), r);
+  const Vec<double> r = fma(n, splat(S::quarter[1]), fma(n, splat(S::quarter[0]), x));
+  return fma(n, splat(S::quarter[2]), r);
 }
 
 MR_INLINE Vec<float> reduced_angle(Vec<float> x, Words<float>* quadrant) {
@@ -150,7 +185,7 @@ MR_INLINE Vec<float> reduced_angle(Vec<float> x, Words<float>* quadrant) {
   const Vec<float> shifted = fma(x, splat(S::per_quarter), magic), n = shifted - magic;
   *quadrant = words_of(shifted);
   // one rounding each: the first difference is exact, the second piece leaves an error of |n| 2^-50
-  return fma(-n, splat(S::quarter[1]), fma(-n, splat(S::quarter[0]), x));
+  return fma(n, splat(S::quarter[1]), fma(n, splat(S::quarter[0]), x));
 #else
   // in double, where n times 33 bits of pi / 2 is exact
   float lane[kLanes<float>], n[kLanes<float>];
@@ -158,7 +193,7 @@ MR_INLINE Vec<float> reduced_angle(Vec<float> x, Words<float>* quadrant) {
   for (int i = 0; i < kLanes<float>; ++i) {
     const double wide = lane[i];
     const double nearest = (wide * Sine<double>::per_quarter + Format<double>::magic) - Format<double>::magic;
-    lane[i] = static_cast<float>((wide - nearest * Sine<double>::quarter[0]) - nearest * Sine<double>::quarter[1]);
+    lane[i] = static_cast<float>((wide + nearest * Sine<double>::quarter[0]) + nearest * Sine<double>::quarter[1]);
     n[i] = static_cast<float>(nearest);
   }
   *quadrant = words_of(load(n) + splat(Format<float>::magic));
@@ -177,34 +212,41 @@ MR_NOINLINE void sin_cos_far(const T* x, T* s, T* c) {
   }
 }
 
-// Sine and cosine of x + rest to 1e-7 (float) and 3e-16 (double), absolute. rest: a few hundredths at most, such as what x
-// lost when it was rounded; neglected where |x| is beyond Sine::farthest.
+// Sine and cosine from the reduced angle r of x; lanes beyond Sine::farthest from x itself unless all are known to be near.
 template <typename T>
-MR_INLINE void sin_cos_of_sum(Vec<T> x, Vec<T> rest, Vec<T>* s, Vec<T>* c) {
+MR_INLINE void sin_cos_reduced(Vec<T> x, Vec<T> r, Words<T> quadrant, bool near, Vec<T>* s, Vec<T>* c) {
   using S = Sine<T>;
-  using F = Format<T>;
-  Words<T> quadrant;
-  const Vec<T> r = reduced_angle(x, &quadrant) + rest, r_sq = r * r;
+  const Vec<T> r_sq = r * r;
   const Vec<T> sine = fma(r * r_sq, polynomial(r_sq, S::sine), r);
   const Vec<T> cosine = fma(r_sq * r_sq, polynomial(r_sq, S::cosine), fma(r_sq, splat(T(-0.5)), splat(T(1))));
-  const Words<T> one = splat_word<T>(1), two = splat_word<T>(2);
-  const Mask<T> even = from_words<T>((quadrant & one) << F::mantissa) == splat(T(0));
-  constexpr int to_sign = static_cast<int>(8 * sizeof(T)) - 2;
-  *s = from_words<T>(words_of(select(even, sine, cosine)) ^ ((quadrant & two) << to_sign));
-  *c = from_words<T>(words_of(select(even, cosine, sine)) ^ (((quadrant + one) & two) << to_sign));
-  if (any(!(vabs(x) <= splat(S::farthest)))) {
-    T at[kLanes<T>], sines[kLanes<T>], cosines[kLanes<T>];
-    store(at, x);
-    store(sines, *s);
-    store(cosines, *c);
-    sin_cos_far(at, sines, cosines);
-    *s = load(sines);
-    *c = load(cosines);
-  }
+  const Mask<T> swapped = odd<T>(quadrant);
+  const Words<T> lower_half = quadrant << (static_cast<int>(8 * sizeof(T)) - 2);  // bit 1 of the quadrant is the sign
+  *s = flip_sign(select(swapped, cosine, sine), lower_half);
+  *c = flip_sign(select(swapped, sine, cosine), lower_half + splat_word<T>(Format<T>::sign / 2));
+  if (near || all(vabs(x) <= splat(S::farthest))) return;
+  T at[kLanes<T>], sines[kLanes<T>], cosines[kLanes<T>];
+  store(at, x);
+  store(sines, *s);
+  store(cosines, *c);
+  sin_cos_far(at, sines, cosines);
+  *s = load(sines);
+  *c = load(cosines);
 }
 
-// Sine and cosine of every number, as exact.
+// Sine and cosine of every number to 1e-7 (float) and 3e-16 (double), absolute. near: the caller knows that every lane is
+// within Sine::farthest; what lies beyond gives nonsense then.
 template <typename T>
-MR_INLINE void sin_cos(Vec<T> x, Vec<T>* s, Vec<T>* c) {
-  sin_cos_of_sum(x, splat(T(0)), s, c);
+MR_INLINE void sin_cos(Vec<T> x, Vec<T>* s, Vec<T>* c, bool near = false) {
+  Words<T> quadrant;
+  const Vec<T> r = reduced_angle(x, &quadrant);
+  sin_cos_reduced(x, r, quadrant, near, s, c);
+}
+
+// Sine and cosine of x + rest, as exact. rest: a few hundredths at most, such as what x lost when it was rounded; neglected
+// where |x| is beyond Sine::farthest.
+template <typename T>
+MR_INLINE void sin_cos_of_sum(Vec<T> x, Vec<T> rest, Vec<T>* s, Vec<T>* c) {
+  Words<T> quadrant;
+  const Vec<T> r = reduced_angle(x, &quadrant) + rest;
+  sin_cos_reduced(x, r, quadrant, false, s, c);
 }
