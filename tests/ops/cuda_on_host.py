@@ -118,10 +118,13 @@ def build(root: Path, sources: list[str], entry: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(root / "all.so"))
 
 
-def call(function, sizes, inputs, output_sizes):
-    """Calls with outputs full of NaN, each with a sentinel behind it that must still be there."""
+def call(function, sizes, inputs, output_sizes, *indices):
+    """Calls with outputs full of NaN, each with a sentinel behind it that must still be there.
+
+    In the order of the C function: ``sizes``, arrays of ``indices`` (int64), ``inputs``, outputs.
+    """
     sentinel = 12345.0
     outputs = [np.append(np.full(size, np.nan), sentinel).astype(inputs[0].dtype) for size in output_sizes]
-    function(*map(ctypes.c_int64, sizes), *(ctypes.c_void_p(x.ctypes.data) for x in (*inputs, *outputs)))
+    function(*map(ctypes.c_int64, sizes), *(ctypes.c_void_p(x.ctypes.data) for x in (*indices, *inputs, *outputs)))
     assert all(x[-1] == sentinel for x in outputs)
     return [x[:-1] for x in outputs]
