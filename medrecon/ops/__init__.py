@@ -9,27 +9,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backends import BackendInfo, backend
     from .functions import (
+        Packed,
         cast_rays,
         composite,
         composite_packed,
         fused_field,
         fused_field_loss,
+        grid_encode,
+        grid_levels,
         integrated_positional_encoding,
         log_sinkhorn,
+        march_rays,
         positional_encoding,
         resample,
     )
 
 __all__ = [
     "BackendInfo",
+    "Packed",
     "backend",
     "cast_rays",
     "composite",
     "composite_packed",
     "fused_field",
     "fused_field_loss",
+    "grid_encode",
+    "grid_levels",
     "integrated_positional_encoding",
     "log_sinkhorn",
+    "march_rays",
     "positional_encoding",
     "resample",
 ]

@@ -16,7 +16,10 @@ CPP_SOURCES = (
     "cpu/encoding.cpp",
     "cpu/field.cpp",
     "cpu/field_simd.cpp",
+    "cpu/grid.cpp",
+    "cpu/grid_simd.cpp",
     "cpu/isa.cpp",
+    "cpu/march.cpp",
     "cpu/resample.cpp",
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
@@ -25,10 +28,20 @@ CPP_SOURCES = (
     "operators/composite_packed_op.cpp",
     "operators/encoding_op.cpp",
     "operators/field_op.cpp",
+    "operators/grid_op.cpp",
+    "operators/march_op.cpp",
     "operators/resample_op.cpp",
     "operators/sinkhorn_op.cpp",
 )
-CUDA_SOURCES = ("cuda/cast_rays.cu", "cuda/composite.cu", "cuda/encoding.cu", "cuda/resample.cu", "cuda/sinkhorn.cu")
+CUDA_SOURCES = (
+    "cuda/cast_rays.cu",
+    "cuda/composite.cu",
+    "cuda/encoding.cu",
+    "cuda/grid.cu",
+    "cuda/march.cu",
+    "cuda/resample.cu",
+    "cuda/sinkhorn.cu",
+)
 # Ampere and Hopper, and PTX for what comes after, unless TORCH_CUDA_ARCH_LIST says otherwise.
 CUDA_ARCH_LIST = "8.0;9.0+PTX"
 

@@ -90,6 +90,9 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
     encode, encode_plain = functions.positional_encoding, reference.positional_encoding
     integrate, integrate_plain = functions.integrated_positional_encoding, reference.integrated_positional_encoding
     resampled = {"n": samples + 1, "padding": 0.01}
+    grid = {"resolutions": (4, 9, 20, 43), "log2_size": 12}
+    table = uniform(reference.grid_levels(**grid)[-1], 2, low=-1)
+    bits = torch.randint(256, (16**3 // 8,), generator=generator, dtype=torch.uint8)
     return [
         Case("cast_rays", functions.cast_rays, reference.cast_rays, (t, origins, directions, radii)),
         Case("positional_encoding", partial(encode, **degrees), partial(encode_plain, **degrees), (points,), 1e-6),
@@ -126,6 +129,20 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
             lambda s, b: reference.log_sinkhorn(s, b.reshape(1, 1, 1), 50),
             (scores, torch.tensor([1.0], dtype=torch.float64)),
         ),
+        Case(
+            "grid_encode",
+            partial(functions.grid_encode, **grid),
+            partial(reference.grid_encode, **grid),
+            (uniform(rays * samples, 3), uniform(rays * samples, low=1e-3, high=0.1), table),
+        ),
+        Case(
+            "march_rays",
+            lambda *tensors: _floats(functions.march_rays(*tensors, bits.to(tensors[0].device), 16, 1 / 64)),
+            lambda *tensors: _floats(reference.march_rays(*tensors, bits.to(tensors[0].device), 16, 1 / 64)),
+            # Multiples of 1/64: no rounding in float32, so that no interval changes its cell.
+            (*(x.mul(64).round() / 64 for x in (origins, directions)), t[:, 0].mul(64).floor() / 64, t[:, -1].ceil()),
+            grads=False,
+        ),
     ]
 
 
@@ -161,6 +178,10 @@ def run(device: str = "cpu", seed: int | None = None, scale: int = 1) -> list[Ou
 
 def _tuple(value) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
+
+
+def _floats(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.to(tensors[-1].dtype) for x in tensors)
 
 
 def _error(actual: Tensor, expected: Tensor) -> float:

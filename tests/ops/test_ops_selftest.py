@@ -21,8 +21,10 @@ def test_selftest_passes_and_writes_json(tmp_path, capsys):
         "composite_packed",
         "resample",
         "log_sinkhorn",
+        "grid_encode",
+        "march_rays",
     }
-    assert "all 14 passed" in capsys.readouterr().out
+    assert "all 18 passed" in capsys.readouterr().out
 
 
 def _outcome(op, plain=reference.positional_encoding):

@@ -8,18 +8,24 @@ What does not fit raises ValueError. Computation is in the dtype given: inside a
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
 from .packed_rendering import composite_packed
+from .grid import grid_encode, grid_levels
+from .march import Packed, march_rays
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
 
 __all__ = [
+    "Packed",
     "cast_rays",
     "composite",
     "composite_packed",
     "fused_field",
     "fused_field_loss",
+    "grid_encode",
+    "grid_levels",
     "integrated_positional_encoding",
     "log_sinkhorn",
+    "march_rays",
     "positional_encoding",
     "resample",
 ]

@@ -8,6 +8,8 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
 from .packed_rendering import composite_packed
+from .grid import grid_encode, grid_levels
+from .march import march_rays
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
@@ -18,8 +20,11 @@ __all__ = [
     "composite_packed",
     "fused_field",
     "fused_field_loss",
+    "grid_encode",
+    "grid_levels",
     "integrated_positional_encoding",
     "log_sinkhorn",
+    "march_rays",
     "positional_encoding",
     "resample",
 ]

@@ -4,6 +4,8 @@
 from .encodings import register_encodings
 from .field import register_field
 from .packed_rendering import register_packed_rendering
+from .grid import register_grid
+from .march import register_march
 from .rays import register_rays
 from .rendering import register_rendering
 from .transport import register_transport
@@ -15,5 +17,7 @@ def register_all() -> None:
     register_encodings()
     register_rendering()
     register_packed_rendering()
+    register_grid()
+    register_march()
     register_transport()
     register_field()

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// Walks a ray through the occupied cells of a grid over the unit cube (Mueller et al. 2022, "Instant neural graphics primitives",
+// appendix E.1: ray marching), on a lattice of steps that does not depend on the occupancy.
+#pragma once
+
+#include <cfloat>
+
+#include "hd.h"
+
+namespace medrecon {
+
+constexpr int64_t kCoarse = 4;  // cells along the edge of a coarse one
+
+template <typename T>
+constexpr T rounding = sizeof(T) == sizeof(float) ? T(FLT_EPSILON) : T(DBL_EPSILON);
+
+// bits: cell (i, j, k) is bit i + R (j + R k). coarse [(R / 4)^3]: whether any of a coarse cell's is set; null: not known.
+struct Occupancy {
+  const uint8_t* bits;
+  const uint8_t* coarse;
+  int64_t resolution;
+
+  MR_HD bool occupied(int64_t i, int64_t j, int64_t k) const {
+    const int64_t bit = i + resolution * (j + resolution * k);
+    return (bits[bit >> 3] >> (bit & 7)) & 1;
+  }
+};
+
+// Whether any cell of coarse cell (i, j, k) is occupied; R is a multiple of kCoarse, so that a row of one lies in a byte.
+MR_HD bool any_occupied(const uint8_t* bits, int64_t resolution, int64_t i, int64_t j, int64_t k) {
+  unsigned any = 0;
+  for (int64_t z = kCoarse * k; z < kCoarse * (k + 1); ++z) {
+    for (int64_t y = kCoarse * j; y < kCoarse * (j + 1); ++y) {
+      const int64_t bit = kCoarse * i + resolution * (y + resolution * z);
+      any |= (bits[bit >> 3] >> (bit & 7)) & 15u;
+    }
+  }
+  return any != 0;
+}
+
+// Fence posts start, start + step, ... up to t = step / cone, and from there on each (1 + cone) times the one before, so that
+// an interval is max(step, cone t) long. The first part is computed from the index: a jump ends on the very same number.
+template <typename T>
+struct Lattice {
+  T start, step, growth, bend;
+  int64_t index = 0;
+  T t0, t1;
+
+  MR_HD Lattice(T start_, T step_, T cone) : start(start_), step(step_), growth(T(1) + cone) {
+    bend = cone > T(0) ? step / cone : static_cast<T>(INFINITY);
+    t0 = start;
+    t1 = next();
+  }
+  MR_HD T post(int64_t i) const { return start + static_cast<T>(i) * step; }
+  MR_HD T next() const { return t0 > bend ? t0 * growth : post(index + 1); }
+  MR_HD T middle() const { return T(0.5) * (t0 + t1); }
+  MR_HD void advance() {
+    t0 = t1;
+    ++index;
+    t1 = next();
+  }
+
+  // To the next interval whose middle is not below target; false where none can be reached.
+  MR_HD bool skip(T target) {
+    advance();
+    const T goal = target < bend ? target : bend;
+    const T ahead = (goal - t0) / step - T(0.5);
+    if (t0 <= bend && ahead >= T(1)) {
+      if (!(ahead < T(1) / rounding<T>)) return false;
+      int64_t to = index + static_cast<int64_t>(ahead);
+      while (to > index && !(T(0.5) * (post(to - 1) + post(to)) < target && post(to - 1) <= bend)) --to;
+      index = to;
+      t0 = post(to);
+      t1 = next();
+    }
+    while (middle() < target && t1 > t0) advance();
+    return true;
+  }
+};
+
+// Calls emit(t0, t1) for the intervals, in order, whose middle lies before `far` and in an occupied cell, until there are
+// `most`; returns how many. Nothing is emitted for a ray with near >= far or a number that is not finite (far may be infinite),
+// and a ray ends where a step is too small to move t in this number format.
+//
+// What is skipped is exactly what looking at every interval would have found empty: a cell is left at the earliest by the
+// middles that lie within it by more than the rounding error of positions (`slack`); those nearer to its faces are looked up.
+template <typename T, typename Emit>
+MR_HD int64_t march_ray(const Occupancy& grid, const T* origin, const T* direction_, T near, T far, T step, T cone, T jitter,
+                        int64_t most, const Emit& emit) {
+  T direction[3], inverse[3], slack[3];
+  T sum = near + jitter, enter = near, leave = far;
+  for (int j = 0; j < 3; ++j) {
+    sum += origin[j] + direction_[j];
+    direction[j] = std::fabs(direction_[j]) < T(1e-30) ? T(0) : direction_[j];
+    inverse[j] = T(1) / direction[j];
+    slack[j] = T(8) * rounding<T> * (T(1) + std::fabs(origin[j]));
+    if (direction[j] == T(0)) {
+      if (!(origin[j] >= T(0) && origin[j] < T(1))) return 0;
+      continue;
+    }
+    const T low = (-slack[j] - origin[j]) * inverse[j], high = (T(1) + slack[j] - origin[j]) * inverse[j];
+    const T first = low < high ? low : high, last = low < high ? high : low;
+    enter = first > enter ? first : enter;
+    leave = last < leave ? last : leave;
+  }
+  if (!(sum - sum == T(0)) || !(near < far) || most < 1) return 0;
+
+  const T first_length = cone * near > step ? cone * near : step;
+  Lattice<T> at(near + jitter * first_length, step, cone);
+  if (at.middle() < enter && !at.skip(enter)) return 0;
+  const T size = static_cast<T>(grid.resolution), cell_size = T(1) / size;
+  const int64_t last_cell = grid.resolution - 1;
+  int64_t count = 0;
+  while (true) {
+    const T t = at.middle();
+    if (!(t < far && t <= leave && at.t1 > at.t0)) return count;
+    int64_t cell[3];
+    bool inside = true;
+    for (int j = 0; j < 3; ++j) {
+      const T x = origin[j] + t * direction[j];
+      inside = inside && x >= T(0) && x < T(1);
+      const int64_t floor = inside ? static_cast<int64_t>(x * size) : 0;
+      cell[j] = floor < last_cell ? floor : last_cell;
+    }
+    if (!inside) {
+      at.advance();
+      continue;
+    }
+    if (grid.occupied(cell[0], cell[1], cell[2])) {
+      emit(at.t0, at.t1);
+      if (++count == most) return count;
+      at.advance();
+      continue;
+    }
+    int64_t width = 1;
+    if (grid.coarse != nullptr) {
+      const int64_t r = grid.resolution / kCoarse;
+      if (!grid.coarse[cell[0] / kCoarse + r * (cell[1] / kCoarse + r * (cell[2] / kCoarse))]) width = kCoarse;
+    }
+    T exit = static_cast<T>(INFINITY);
+    for (int j = 0; j < 3; ++j) {
+      if (direction[j] == T(0)) continue;
+      const int64_t corner = cell[j] / width * width;
+      const T face = direction[j] > T(0) ? static_cast<T>(corner + width) * cell_size - slack[j]
+                                         : static_cast<T>(corner) * cell_size + slack[j];
+      const T t_face = (face - origin[j]) * inverse[j];
+      exit = t_face < exit ? t_face : exit;
+    }
+    if (!at.skip(exit)) return count;
+  }
+}
+
+}  // namespace medrecon

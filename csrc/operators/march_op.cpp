@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/zeros.h>
+
+#include <optional>
+#include <tuple>
+
+#include "../core/march.h"
+#include "../cpu/march.h"
+#include "tensors.h"
+
+#if defined(MEDRECON_WITH_CUDA)
+#include "../cuda/march.h"
+#endif
+
+namespace medrecon {
+namespace {
+
+using Packed = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+struct Intervals {
+  Tensor ray, t0, t1;
+
+  Intervals(int64_t count, const Tensor& like)
+      : ray(at::empty({count}, like.options().dtype(at::kInt))),
+        t0(at::empty({count}, like.options())),
+        t1(at::empty({count}, like.options())) {}
+};
+
+template <typename T>
+Packed march_on_cpu(const cpu::MarchArguments<T>& arguments, const Tensor& like) {
+  const Tensor offsets = at::empty({arguments.rays + 1}, like.options().dtype(at::kLong));
+  const cpu::Marched<T> marched(arguments, out<int64_t>(offsets));
+  const Intervals found(in<int64_t>(offsets)[arguments.rays], like);
+  marched.write(in<int64_t>(offsets), out<int32_t>(found.ray), out<T>(found.t0), out<T>(found.t1));
+  return {offsets, found.ray, found.t0, found.t1};
+}
+
+template <typename T>
+Packed march_on_cuda(const cpu::MarchArguments<T>& arguments, const Tensor& like, const Tensor& occupancy) {
+#if defined(MEDRECON_WITH_CUDA)
+  const int64_t r = arguments.resolution / kCoarse;
+  const bool hierarchical = arguments.resolution % kCoarse == 0;
+  const Tensor coarse = at::empty({hierarchical ? r * r * r : 0}, occupancy.options());
+  const uint8_t* coarse_or_null = hierarchical ? in<uint8_t>(coarse) : nullptr;
+  const Tensor counts = at::zeros({arguments.rays + 1}, like.options().dtype(at::kLong));
+  {
+    const c10::cuda::CUDAGuard guard(like.device());
+    if (hierarchical) {
+      const int code = cuda::march_coarse(c10::cuda::getCurrentCUDAStream().stream(), arguments.occupancy,
+                                          arguments.resolution, out<uint8_t>(coarse));
+      TORCH_CHECK(code == 0, "medrecon::march_coarse: CUDA launch failed: ",
+                  cudaGetErrorString(static_cast<cudaError_t>(code)));
+    }
+  }
+  {
+    MR_LAUNCH_CUDA(like, march_count, arguments, coarse_or_null, out<int64_t>(counts) + 1);
+  }
+  const Tensor offsets = at::cumsum(counts, 0);
+  const Intervals found(offsets[arguments.rays].template item<int64_t>(), like);  // the host waits here: it makes room
+  MR_LAUNCH_CUDA(like, march_write, arguments, coarse_or_null, in<int64_t>(offsets), out<int32_t>(found.ray),
+                 out<T>(found.t0), out<T>(found.t1));
+  return {offsets, found.ray, found.t0, found.t1};
+#else
+  TORCH_CHECK(false, "medrecon::march_rays: built without CUDA");
+#endif
+}
+
+Packed march_rays(const Tensor& origins_, const Tensor& directions_, const Tensor& near_, const Tensor& far_,
+                  const Tensor& occupancy_, int64_t resolution, double step, double cone,
+                  const std::optional<Tensor>& jitter_, int64_t max_samples) {
+  const char* op = "march_rays";
+  check_floating(op, origins_, "origins");
+  TORCH_CHECK(origins_.dim() == 2, op, ": origins has shape ", origins_.sizes(), ", expected [rays, 3]");
+  const int64_t rays = origins_.size(0);
+  TORCH_CHECK(rays <= INT32_MAX, op, ": ", rays, " rays, expected fewer than 2^31");
+  check_shape(op, origins_, "origins", {rays, 3});
+  check_alike(op, origins_, directions_, "directions");
+  check_shape(op, directions_, "directions", {rays, 3});
+  check_alike(op, origins_, near_, "near");
+  check_shape(op, near_, "near", {rays});
+  check_alike(op, origins_, far_, "far");
+  check_shape(op, far_, "far", {rays});
+  if (jitter_.has_value()) {
+    check_alike(op, origins_, *jitter_, "jitter");
+    check_shape(op, *jitter_, "jitter", {rays});
+  }
+  TORCH_CHECK(1 <= resolution && resolution <= 2048, op, ": resolution is ", resolution, ", expected 1 to 2048");
+  TORCH_CHECK(occupancy_.scalar_type() == at::kByte, op, ": occupancy is ", occupancy_.scalar_type(), ", expected uint8");
+  TORCH_CHECK(occupancy_.device() == origins_.device(), op, ": occupancy is on ", occupancy_.device());
+  check_shape(op, occupancy_, "occupancy", {(resolution * resolution * resolution + 7) / 8});
+  TORCH_CHECK(step > 0 && cone >= 0, op, ": step is ", step, " and cone ", cone, ", expected step > 0 and cone >= 0");
+  TORCH_CHECK(max_samples >= 0, op, ": max_samples is ", max_samples);
+  const Tensor origins = origins_.contiguous(), directions = directions_.contiguous(), near = near_.contiguous(),
+               far = far_.contiguous(), occupancy = occupancy_.contiguous();
+  const Tensor jitter = jitter_.has_value() ? jitter_->contiguous() : Tensor();
+  const auto run = [&](auto scalar) {
+    using T = decltype(scalar);
+    const cpu::MarchArguments<T> arguments{rays,
+                                           in<T>(origins),
+                                           in<T>(directions),
+                                           in<T>(near),
+                                           in<T>(far),
+                                           jitter.defined() ? in<T>(jitter) : nullptr,
+                                           in<uint8_t>(occupancy),
+                                           resolution,
+                                           static_cast<T>(step),
+                                           static_cast<T>(cone),
+                                           max_samples};
+    return origins.is_cuda() ? march_on_cuda<T>(arguments, origins, occupancy) : march_on_cpu<T>(arguments, origins);
+  };
+  return origins.scalar_type() == at::kFloat ? run(float{}) : run(double{});
+}
+
+void schemas(torch::Library& m) {
+  m.def(
+      "march_rays(Tensor origins, Tensor directions, Tensor near, Tensor far, Tensor occupancy, int resolution, float step,"
+      " float cone, Tensor? jitter, int max_samples) -> (Tensor, Tensor, Tensor, Tensor)",
+      kTags);
+}
+
+void implement(torch::Library& m) { m.impl("march_rays", &march_rays); }
+
+}  // namespace
+}  // namespace medrecon
+
+MR_SCHEMAS(medrecon::schemas)
+MR_IMPLEMENTATIONS(medrecon::implement)
