@@ -216,4 +216,4 @@ void backward(const GridArrays<T>& arrays, int64_t begin, int64_t end, int64_t l
 }
 
 template <typename T>
-constexpr GridPasses<T> table = {forward<T>, backward<T>};
+constexpr GridPasses<T> grid_table = {forward<T>, backward<T>};

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Speed of the hash grid and of ray marching in float32, beside the plain-torch reference in the same run.
+
+grid_encode: 8 levels x 2 features, 2^18 entries, resolutions 16 to 256, forward and gradient of the table; at points drawn
+anywhere, and at points along rays as marching gives them. march_rays: rays across a 128^3 grid with a hollow ball in it."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from medrecon import ops
+from medrecon.ops import reference
+
+RESOLUTIONS, LOG2_SIZE, FEATURES = (16, 24, 35, 53, 78, 116, 172, 256), 18, 2
+CELLS, STEP = 128, 1 / 256
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=1 << 18)
+    parser.add_argument("--rays", type=int, default=1 << 14)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    info = ops.backend()
+    print(f"backend {info.name}, {info.build_info.get('simd')}, {options.threads} threads")
+
+    bits = hollow_ball()
+    origins, directions = rays(options.rays)
+    near, far = torch.zeros(len(origins)), torch.full((len(origins),), 4.0)
+    packed = ops.march_rays(origins, directions, near, far, bits, CELLS, STEP)
+    index = packed.ray.long()
+    along = origins[index] + ((packed.t0 + packed.t1) / 2)[:, None] * directions[index]
+    points = {"anywhere": torch.rand(options.samples, 3), "along rays": along[: options.samples]}
+    table = torch.randn(ops.grid_levels(RESOLUTIONS, LOG2_SIZE)[-1], FEATURES).requires_grad_()
+    print(f"{'ns per sample':<40}{'op':>10}{'plain':>10}{'ratio':>8}")
+    for place, x in points.items():
+        for sigma in (None, torch.full((len(x),), 2e-3)):
+            calls = [grid_step(f, x, sigma, table) for f in (ops.grid_encode, reference.grid_encode)]
+            fast, plain = (1e9 * s / len(x) for s in medians(calls, options.repeats))
+            name = f"grid_encode {place}{'' if sigma is None else ', with sigma'}"
+            print(f"{name:<40}{fast:>10.1f}{plain:>10.1f}{plain / fast:>8.1f}")
+    scene = (origins, directions, near, far, bits, CELLS, STEP)
+    calls = [lambda: ops.march_rays(*scene), lambda: reference.march_rays(*scene)]
+    fast, plain = medians(calls, options.repeats)
+    print(f"march_rays: {len(origins) / fast:,.0f} rays/s, {len(index) / fast:,.0f} intervals/s ({len(index)} of them),")
+    print(f"plain torch {len(origins) / plain:,.0f} rays/s, ratio {plain / fast:.1f}")
+
+
+def grid_step(encode: Callable, x: Tensor, sigma: Tensor | None, table: Tensor) -> Callable[[], object]:
+    """Forward and the gradient of the table."""
+    grad = torch.randn(len(x), len(RESOLUTIONS) * FEATURES)
+    return lambda: torch.autograd.grad(encode(x, sigma, table, RESOLUTIONS, LOG2_SIZE), table, grad)
+
+
+def medians(calls: list[Callable], repeats: int) -> list[float]:
+    """Seconds of each, called in turns so that other work on the machine meets all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, into in zip(calls, times):
+            begun = time.perf_counter()
+            call()
+            into.append(time.perf_counter() - begun)
+    return [statistics.median(t[1:]) for t in times]
+
+
+def hollow_ball() -> Tensor:
+    """Occupied cells between two radii around the centre, as bits with x fastest."""
+    axis = (torch.arange(CELLS) + 0.5) / CELLS - 0.5
+    radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt().flatten()
+    filled = ((radius > 0.3) & (radius < 0.36)).reshape(-1, 8)
+    return (filled << torch.arange(8)).sum(-1).to(torch.uint8)
+
+
+def rays(n: int) -> tuple[Tensor, Tensor]:
+    """From a sphere around the cube to points in it, of unit length."""
+    origins = 0.5 + 1.2 * torch.nn.functional.normalize(torch.randn(n, 3), dim=-1)
+    return origins, torch.nn.functional.normalize(torch.rand(n, 3) - origins, dim=-1)
+
+
+if __name__ == "__main__":
+    main()
