@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of the hash grid and of ray marching in float32, beside the plain-torch reference in the same run.
 
-grid_encode: 8 levels x 2 features, 2^18 entries, resolutions 16 to 256, forward and gradient of the table; at points drawn
-anywhere, and at points along rays as marching gives them. march_rays: rays across a 128^3 grid with a hollow ball in it."""
+grid_encode: 8 levels x 2 features, 2^18 entries, resolutions 16 to 256, forward and gradient of the table; at points
+drawn anywhere, and at points along rays as marching gives them. march_rays: rays across 128^3 cells, a hollow ball."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def main() -> None:
     scene = (origins, directions, near, far, bits, CELLS, STEP)
     calls = [lambda: ops.march_rays(*scene), lambda: reference.march_rays(*scene)]
     fast, plain = medians(calls, options.repeats)
-    print(f"march_rays: {len(origins) / fast:,.0f} rays/s, {len(index) / fast:,.0f} intervals/s ({len(index)} of them),")
+    print(f"march_rays: {len(origins) / fast:,.0f} rays/s, {len(index) / fast:,.0f} intervals/s of {len(index)},")
     print(f"plain torch {len(origins) / plain:,.0f} rays/s, ratio {plain / fast:.1f}")
 
 
