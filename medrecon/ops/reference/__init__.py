@@ -7,9 +7,9 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
-from .packed_rendering import composite_packed
 from .grid import grid_encode, grid_levels
 from .march import march_rays
+from .packed_rendering import composite_packed
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn

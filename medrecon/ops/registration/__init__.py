@@ -3,9 +3,9 @@
 
 from .encodings import register_encodings
 from .field import register_field
-from .packed_rendering import register_packed_rendering
 from .grid import register_grid
 from .march import register_march
+from .packed_rendering import register_packed_rendering
 from .rays import register_rays
 from .rendering import register_rendering
 from .transport import register_transport
