@@ -50,7 +50,7 @@ MR_INLINE Vec<T> opacity_of(Vec<T> optical) {
   if (any(optical < zero)) return zero - vexpm1(zero - optical);
   // a power of two of at most 1 cannot overflow, which vexpm1 has to take care of
   Vec<T> n;
-  const Vec<T> e = reduced_exponential(zero - optical, &n), power = scaled(one, n);
+  const Vec<T> e = reduced_exponential(vmax(splat(Exponential<T>::lost), zero - optical), &n), power = power_of_two_of(n);
   return fma(zero - e, power, one - power);
 }
 
