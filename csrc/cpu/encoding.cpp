@@ -13,7 +13,7 @@ namespace medrecon::cpu {
 namespace {
 
 // One half of a row, element by element: the axis that it encodes, the frequency and what the variance is multiplied with in
-// the exponent, to base 2, of the damping. After the `half` elements come zeros, so that whole vectors (and whole points) can be read.
+// the exponent, to base 2, of the damping. After the `half` elements come zeros, so that whole vectors (and points) can be read.
 template <typename T>
 struct Frequencies {
   int64_t dims, half, padded;
@@ -22,7 +22,12 @@ struct Frequencies {
   T top = T(1);  // the highest frequency
 
   Frequencies(int64_t dims, int64_t min_deg, int64_t degrees)
-      : dims(dims), half(dims * degrees), padded(half + std::max<int64_t>(16, dims)), axis(padded), scale(padded), blur(padded) {
+      : dims(dims),
+        half(dims * degrees),
+        padded(half + std::max<int64_t>(16, dims)),
+        axis(padded),
+        scale(padded),
+        blur(padded) {
     for (int64_t k = 0; k < degrees; ++k) {
       for (int64_t j = 0; j < dims; ++j) {
         const int64_t at = sine_index(k, j, dims);

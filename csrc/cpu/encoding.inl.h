@@ -41,7 +41,8 @@ class Spread {
 };
 
 template <typename T>
-MR_INLINE void encode_gaussians(Vec<T> mean, Vec<T> var, Vec<T> scale, Vec<T> blur, bool near, Vec<T>* sine, Vec<T>* cosine) {
+MR_INLINE void encode_gaussians(Vec<T> mean, Vec<T> var, Vec<T> scale, Vec<T> blur, bool near, Vec<T>* sine,
+                                Vec<T>* cosine) {
   const Vec<T> damping = vexp2_flushed(blur * var), zero = splat(T(0));
   Vec<T> angle = scale * mean;
   if (!near) angle = select(damping == zero, zero * mean, angle);
@@ -82,7 +83,8 @@ void positional_encoding(const Frequencies<T>& f, int64_t begin, int64_t end, co
 }
 
 template <typename T>
-void integrated_positional_encoding(const Frequencies<T>& f, int64_t begin, int64_t end, const T* mean, const T* var, T* out) {
+void integrated_positional_encoding(const Frequencies<T>& f, int64_t begin, int64_t end, const T* mean, const T* var,
+                                    T* out) {
   const T *scale = f.scale.data(), *blur = f.blur.data();
   for (int64_t p = begin; p < end; ++p) {
     T *sines = out + p * 2 * f.half, *cosines = sines + f.half;
@@ -124,7 +126,8 @@ MR_INLINE void sum_by_axis(const Frequencies<T>& f, const T* terms, T* sums) {
 constexpr int64_t kTogether = 8;
 
 template <typename T>
-void positional_encoding_backward(const Frequencies<T>& f, int64_t begin, int64_t end, const T* grad, const T* x, T* grad_x) {
+void positional_encoding_backward(const Frequencies<T>& f, int64_t begin, int64_t end, const T* grad, const T* x,
+                                  T* grad_x) {
   const int64_t stride = f.padded;
   const T* scale = f.scale.data();
   std::vector<T> terms(kTogether * stride);
