@@ -207,15 +207,24 @@ MR_INLINE Vec<T> vfloor(Vec<T> a) {
   return select(nearest > a, nearest - splat(T(1)), nearest);
 }
 
+// Halves known when compiled: so the steps stay in registers.
+template <int N, typename T>
+MR_INLINE T sum_of(const T* x) {
+  if constexpr (N == 1) {
+    return x[0];
+  } else {
+    T half[N / 2];
+    for (int i = 0; i < N / 2; ++i) half[i] = x[i] + x[i + N / 2];
+    return sum_of<N / 2>(half);
+  }
+}
+
 // Sum of all lanes, always in the same order: the upper half is added to the lower until one is left.
 template <typename T>
 MR_INLINE T sum(Vec<T> a) {
   T x[kLanes<T>];
   store(x, a);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) x[i] += x[i + half];
-  }
-  return x[0];
+  return sum_of<kLanes<T>>(x);
 }
 
 #include "vector_math.inl.h"
