@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medrecon.ops import recipe
+from medrecon.ops import recipe, selftest
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT = """
@@ -150,8 +150,9 @@ def test_every_source_file_is_in_the_recipe():
 def test_the_fallback_equals_the_kernels_through_the_selftest(bare):
     code = "import sys, torch; from medrecon.ops.selftest import main; torch.set_num_threads(1); "
     result = bare(code + "sys.exit(main(['--seed', '5']))", MEDRECON_OPS="reference")
+    count = 2 * len(selftest.cases(torch.Generator()))  # float32 and float64
     assert result.returncode == 0, result.stdout
-    assert "ops backend: reference" in result.stdout and "all 12 passed" in result.stdout
+    assert "ops backend: reference" in result.stdout and f"all {count} passed" in result.stdout
 
 
 @pytest.mark.slow
