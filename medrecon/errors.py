@@ -52,9 +52,9 @@ class AssetError(InputError):
 def interrupted() -> int:
     """The exit code after Ctrl-C, 130, made sure of.
 
-    CPython notes a KeyboardInterrupt that passes through ``exec`` of a string (dataclasses and named tuples are made so,
-    as modules load) as unhandled even where it is caught, and then ends the process by the signal instead of with its
-    exit code. Another ``exec`` takes the note back.
+    CPython notes a KeyboardInterrupt that passes through ``exec`` of a string (dataclasses and named tuples are made
+    so, as modules load) as unhandled even where it is caught, and then ends the process by the signal instead of with
+    its exit code. Another ``exec`` takes the note back.
     """
     exec("")
     return 130
