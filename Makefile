@@ -26,8 +26,10 @@ demo: install
 	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor $(ACCEPT_LICENSE:%=--accept-license %))
 	$(BIN)/medrecon demo --out runs/demo $(if $(ACCEPT_LICENSE),-o front_end=superpoint+superglue)
 
+# Two processes of one thread finish sooner than one of two, most tests being small; make test TEST_PROCESSES=8 where there are more cores.
+TEST_PROCESSES ?= 2
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-fast: install
 	$(BIN)/python -m pytest -m 'not slow'
