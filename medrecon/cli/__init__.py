@@ -8,7 +8,7 @@ import sys
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Every failure is one message and a meaningful exit code; ``--debug`` shows the traceback."""
-    from medrecon.errors import MedreconError
+    from medrecon.errors import InputError, MedreconError
 
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
@@ -27,6 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
         return e.exit_code
     except KeyboardInterrupt:
         return _interrupted()
+    except PermissionError as e:
+        if debug:
+            raise
+        remedy = "give yourself the right to read or write it, and to enter the folders above it"
+        print(f"error: permission denied: {e.filename}\n  try: {remedy}", file=sys.stderr)
+        return InputError.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
