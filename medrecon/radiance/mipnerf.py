@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medrecon import ops
+from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.two_level import TwoLevelConfig, TwoLevelRenderer
 from medrecon.types import RayBatch
 
@@ -24,10 +25,16 @@ class MipNerfRenderer(TwoLevelRenderer):
     name = "mipnerf"
     n_networks = 1
 
-    def encode(self, rays: RayBatch, t: Tensor, keep: Tensor) -> Tensor:
-        mean, var = ops.cast_rays(t, rays.origins, rays.directions, rays.radii)
-        mean, var = (x.flatten(0, 1).index_select(0, keep) for x in (mean, var))
-        return ops.integrated_positional_encoding(mean, var, 0, self.config.max_degree)
+    def composite(
+        self, network: FieldMlp, rays: RayBatch, t: Tensor, inside: Tensor, view: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        bias = t.new_zeros(len(t), network.colour_width) if view is None else network.ray_bias(view)
+        c = self.config
+        return ops.fused_field(
+            t, rays.origins, rays.directions, rays.radii, network.flat_parameters(), bias,
+            max_deg=c.max_degree, width=network.width, layers=c.depth, colour_width=network.colour_width,
+            density_shift=c.density_shift, density_gain=c.density_gain, mask=inside,
+        )  # fmt: skip
 
     def encode_points(self, xyz: Tensor) -> Tensor:
         # A point as small as a pixel's footprint: detail finer than that was never taught.

@@ -30,10 +30,10 @@ class FieldMlp(nn.Module):
         super().__init__()
         self.trunk = nn.ModuleList(nn.Linear(n_in if i == 0 else width, width) for i in range(depth))
         self.density_head = nn.Linear(width, 1)
-        hidden = max(width // 2, 1)
-        self.colour_from_trunk = nn.Linear(width, hidden)
-        self.colour_from_view = nn.Linear(n_view, hidden, bias=False)
-        self.colour_head = nn.Linear(hidden, 3)
+        self.width, self.colour_width = width, max(width // 2, 1)
+        self.colour_from_trunk = nn.Linear(width, self.colour_width)
+        self.colour_from_view = nn.Linear(n_view, self.colour_width, bias=False)
+        self.colour_head = nn.Linear(self.colour_width, 3)
         self.density_shift, self.density_gain = density_shift, density_gain
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -59,3 +59,13 @@ class FieldMlp(nn.Module):
         per_ray = self.colour_from_view(view).index_select(0, ray)
         hidden = F.relu(self.colour_from_trunk(features) + per_ray)
         return torch.sigmoid(self.colour_head(hidden))
+
+    def ray_bias(self, view: Tensor) -> Tensor:
+        """view [N, n_view] -> [N, colour_width]: what is added along a whole ray before the colour head's rectifier."""
+        return self.colour_from_view(view) + self.colour_from_trunk.bias
+
+    def flat_parameters(self) -> Tensor:
+        """[P], differentiable: everything but what `ray_bias` holds, in the order of `medrecon.ops.fused_field`."""
+        pieces = [p for layer in (*self.trunk, self.density_head) for p in (layer.weight, layer.bias)]
+        pieces += [self.colour_from_trunk.weight, self.colour_head.weight, self.colour_head.bias]
+        return torch.cat([p.flatten() for p in pieces])

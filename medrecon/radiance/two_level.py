@@ -78,8 +78,14 @@ class TwoLevelRenderer(Renderer):
 
     # What the two renderers do differently.
 
-    def encode(self, rays: RayBatch, t: Tensor, keep: Tensor) -> Tensor:
-        """Encoded intervals: t [N, S+1], keep int64 [M] into the N*S intervals -> [M, 6 * max_degree]."""
+    def composite(
+        self, network: FieldMlp, rays: RayBatch, t: Tensor, inside: Tensor, view: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The field along rays of edges t [N, S+1], nothing where ``inside`` bool [N, S] is False.
+
+        Returns:
+            rgb [N, 3] (of no meaning where ``view`` is None), depth [N], opacity [N], weights [N, S].
+        """
         raise NotImplementedError
 
     def encode_points(self, xyz: Tensor) -> Tensor:
@@ -112,18 +118,9 @@ class TwoLevelRenderer(Renderer):
 
     def _look(self, network: FieldMlp, rays: RayBatch, t: Tensor, view: Tensor | None) -> _Level:
         """Densities (and colours, where ``view`` is given) of the intervals that may hold matter, composited."""
-        n, s = t.shape[0], t.shape[1] - 1
         middle = ((t[:, 1:] + t[:, :-1]) / 2).detach()
         inside = self.grid.contains(rays.origins[:, None] + middle[..., None] * rays.directions[:, None])
-        keep = inside.flatten().nonzero().squeeze(1)
-        features = network.features(self.encode(rays, t, keep))
-        density = t.new_zeros(n * s).index_copy(0, keep, network.density(features)).view(n, s)
-        if view is None:
-            rgb = t.new_zeros(n, s, 3)
-        else:
-            colour = network.colour(features, view, torch.div(keep, s, rounding_mode="floor"))
-            rgb = t.new_zeros(n * s, 3).index_copy(0, keep, colour).view(n, s, 3)
-        return _Level(t, *ops.composite(rgb, density, t, rays.directions))
+        return _Level(t, *self.composite(network, rays, t, inside, view))
 
     def _march(
         self, rays: RayBatch, appearance: "str | Tensor | None", generator: torch.Generator | None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import medrecon
+from medrecon import ops
 from medrecon.errors import InputError
 from medrecon.radiance import Scene, TrainingConfig
 from medrecon.radiance.appearance import AppearanceCodes
@@ -73,6 +74,34 @@ def test_an_analytic_ball_is_rendered_as_in_closed_form(scene_and_sparse):
         )
         assert np.abs(out.rgb.numpy() * 255 - rgb.reshape(-1, 3))[solid & hit].max() < 10
         assert (out.rgb.numpy()[out.opacity.numpy() == 0] == 0).all()
+
+
+def test_mipnerf_in_one_pass_is_its_layers_one_after_the_other(scene_and_sparse):
+    """Colour, weights and the gradients of every parameter against the network's own modules and `ops.composite`."""
+    scene, _ = scene_and_sparse
+    renderer = ready(scene, depth=3)
+    rays, network = scene.rays(scene.train_ids[0])[torch.arange(0, 576, 9)], renderer.networks[0]
+    generator = torch.Generator().manual_seed(1)
+    n, s, n_view = len(rays), 12, network.colour_from_view.in_features
+    t = rays.near + (rays.far - rays.near) * torch.rand(n, s + 1, generator=generator).sort(-1).values
+    inside, view = torch.rand(n, s, generator=generator) < 0.6, torch.randn(n, n_view, generator=generator)
+
+    encoded = ops.integrated_positional_encoding(
+        *ops.cast_rays(t, rays.origins, rays.directions, rays.radii), 0, SMALL["max_degree"]
+    )
+    features = network.features(encoded.flatten(0, 1))
+    density = network.density(features).view(n, s) * inside
+    ray = torch.arange(n).repeat_interleave(s)
+    rgb = network.colour(features, view, ray).view(n, s, 3)
+    expected = ops.composite(rgb, density, t, rays.directions)
+    found = renderer.composite(network, rays, t, inside, view)
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    push = [torch.randn(x.shape, generator=generator) for x in expected]
+    parameters = list(network.parameters())
+    gradients = [torch.autograd.grad(x, parameters, push) for x in (found, expected)]
+    for parameter, a, b in zip(parameters, *gradients):
+        assert a.shape == parameter.shape and (a - b).norm() < 1e-4 * b.norm()
 
 
 @pytest.mark.parametrize("name", ["nerf", "mipnerf"])

@@ -39,11 +39,12 @@ def fused_field(
     """See functions.fused_field: mip-NeRF eq. 7, 8, 14, 16, the network of its figure 4 made small, then eq. 3."""
     n, s = t.shape[0], t.shape[1] - 1
     mean, var = cast_rays(t, origins, directions, radii)
-    encoded = integrated_positional_encoding(mean, var, min_deg, max_deg).flatten(0, 1)
+    mean, var = mean.flatten(0, 1), var.flatten(0, 1)
     ray = torch.arange(n, device=t.device).repeat_interleave(s)
     keep = None if mask is None else mask.flatten().nonzero().squeeze(1)
     if keep is not None:
-        encoded, ray = encoded[keep], ray[keep]
+        mean, var, ray = mean[keep], var[keep], ray[keep]
+    encoded = integrated_positional_encoding(mean, var, min_deg, max_deg)
 
     trunk, (density_weight, density_bias), colour_weight, head = field_layers(
         parameters, encoded.shape[1], width, layers, colour_width
