@@ -11,10 +11,11 @@
 #   --resume DIR          goes on with what is in DIR: results that are there are not made again, trainings continue from
 #                         their checkpoints. With --out too, DIR may be read-only: it is copied first.
 #   --set                 settings of the steps superpoint, superglue and evaluate, such as superglue.pairs=16.
-# On a machine without a GPU the CPU parts run and summary.txt says so. Exit code 1 when a step failed or is unfinished.
+# On a machine without a GPU the CPU parts run, the training with half-size networks and few, small pictures: it shows that
+# every part works and nothing else. summary.txt says so. Exit code 1 when a step failed or is unfinished.
 set -u
 
-usage() { sed -n '3,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '3,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
 out="" resume="" minutes=25 data="$root/data/train" training_minutes="" only="" superpoint_set=() superglue_set=() evaluate_set=()
@@ -108,6 +109,12 @@ if [ -n "$gpu" ]; then
   step speed_cuda "$python" "$root/benchmarks/ops_speed.py" --device cuda --json "$out/speed_cuda.json"
 fi
 
+# Without a GPU; what --set says comes after these and therefore wins.
+small_superpoint="encoder_widths=32,32,64,128 head_width=128 descriptor_size=128 views=200 validation_views=60 batch=4
+  crop=120,160 validation_pairs=16 validation_size=160,208 schedule.validations=3"
+small_superglue="width=160 layers=6 encoder_widths=32,64,128 image_px=160,208 keypoints=160 pairs=8 views=200
+  validation_views=60 validation_pairs=16 schedule.validations=2"
+
 # The training: SuperPoint has 0.6 of its minutes, SuperGlue, which learns on the features of that one, 0.4. The plan is
 # kept in DIR, because a training goes on only with the length that it began with.
 train() {
@@ -127,7 +134,14 @@ if wanted train_superpoint || wanted train_superglue || wanted evaluate; then
       training_minutes="${training_minutes:-$(tenths "$minutes" 0.8)}"
       echo "$training_minutes" >"$out/training_minutes"
     fi
-    say "training: $training_minutes minutes, from $(ls "$data"/*.npz | wc -l) shards"
+    small=""
+    if [ -z "$gpu" ]; then
+      for setting in $small_superpoint; do superpoint_set=(--set "$setting" ${superpoint_set[@]+"${superpoint_set[@]}"}); done
+      for setting in $small_superglue; do superglue_set=(--set "$setting" ${superglue_set[@]+"${superglue_set[@]}"}); done
+      evaluate_set=(--views 60 --pairs 16 --keypoints 256 ${evaluate_set[@]+"${evaluate_set[@]}"})
+      small=", half-size networks and 200 views for want of a GPU"
+    fi
+    say "training: $training_minutes minutes, from $(ls "$data"/*.npz | wc -l) shards$small"
     train superpoint "$(tenths "$training_minutes" 0.6)" ${superpoint_set[@]+"${superpoint_set[@]}"}
     if [ -e "$out/superpoint/superpoint.safetensors" ]; then
       train superglue "$(tenths "$training_minutes" 0.4)" --superpoint "$out/superpoint/superpoint.safetensors" \
