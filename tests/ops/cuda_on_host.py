@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs CUDA sources on the CPU, for tests where there is no GPU.
 
-A source is compiled as C++ with a few lines in place of the CUDA headers: the threads of a block are threads, __syncthreads is
-a barrier, __shared__ is static, the lanes of a warp (four) exchange values between barriers, and the blocks of a grid follow
-one another.
+A source is compiled as C++ with cuda_on_host.h in place of the CUDA headers: the threads of a block take turns at barriers,
+__shared__ is static, the lanes of a warp (four, unless the source needs 32) exchange values, and the blocks of a grid follow one
+another.
 """
 
 import ctypes
@@ -17,114 +17,64 @@ import pytest
 
 from medrecon.ops import recipe
 
-CSRC = Path(__file__).resolve().parents[2] / "csrc"
-THREADS, MOST_BLOCKS, WARP = 16, 3, 4  # small, so that every loop over threads, lanes and the grid goes round
-
-RUNTIME = """
-#pragma once
-#include <barrier>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <thread>
-#include <vector>
-#define __global__
-#define __device__
-#define __shared__ static
-struct Index { unsigned x; };
-inline thread_local Index threadIdx, blockIdx;
-inline Index blockDim, gridDim;
-inline std::barrier<>* block_barrier;
-inline void __syncthreads() { block_barrier->arrive_and_wait(); }
-
-constexpr unsigned warp_size = 4;
-inline std::vector<std::unique_ptr<std::barrier<>>> warp_barriers;
-inline std::vector<double> exchanged;
-template <typename T>
-T shuffled(T mine, unsigned from) {  // all lanes of a warp give theirs and take that of another one; beyond the warp: their own
-  const unsigned first = threadIdx.x / warp_size * warp_size;
-  std::barrier<>& warp = *warp_barriers[threadIdx.x / warp_size];
-  exchanged[threadIdx.x] = mine;
-  warp.arrive_and_wait();
-  const T result = static_cast<T>(exchanged[from < warp_size ? first + from : threadIdx.x]);
-  warp.arrive_and_wait();
-  return result;
-}
-template <typename T>
-T __shfl_sync(unsigned, T mine, unsigned lane) { return shuffled(mine, lane); }
-template <typename T>
-T __shfl_up_sync(unsigned, T mine, unsigned by) { return shuffled(mine, threadIdx.x % warp_size - by); }
-template <typename T>
-T __shfl_down_sync(unsigned, T mine, unsigned by) { return shuffled(mine, threadIdx.x % warp_size + by); }
-template <typename T>
-T __shfl_xor_sync(unsigned, T mine, unsigned by) { return shuffled(mine, (threadIdx.x % warp_size) ^ by); }
-
-using cudaStream_t = void*;
-using cudaError_t = int;
-inline int cudaGetLastError() { return 0; }
-inline int cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) { std::memset(to, value, bytes); return 0; }
-template <typename Kernel>
-void run_grid(unsigned blocks, unsigned threads, const Kernel& kernel) {
-  std::barrier<> barrier(threads);
-  block_barrier = &barrier;
-  warp_barriers.clear();
-  for (unsigned w = 0; w < threads / warp_size; ++w) warp_barriers.push_back(std::make_unique<std::barrier<>>(warp_size));
-  exchanged.assign(threads, 0);
-  blockDim.x = threads;
-  gridDim.x = blocks;
-  std::vector<std::thread> all;
-  for (unsigned t = 0; t < threads; ++t) {
-    all.emplace_back([&, t] {
-      threadIdx.x = t;
-      for (unsigned b = 0; b < blocks; ++b) {
-        blockIdx.x = b;
-        kernel();
-        __syncthreads();
-      }
-    });
-  }
-  for (auto& thread : all) thread.join();
-}
-"""
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+# Small, so that every loop over threads, lanes, blocks and the grid goes round.
+SMALLER = {r"\bkThreads = \d+": "kThreads = 16", r"\bkWarp = \d+": "kWarp = 4", r"\bmost = 1 << 20": "most = 3"}
 
 
-def as_host_code(text: str) -> str:
-    """The source with launches turned into calls, and fewer threads."""
-    launch = r"kernel<<<(.+), kThreads, 0, static_cast<cudaStream_t>\(stream\)>>>\((.+)\);"
-    text = re.sub(launch, r"run_grid(\1, kThreads, [=] { kernel(\2); });", text)
-    text = re.sub(r"kThreads = \d+", f"kThreads = {THREADS}", text)
-    text = re.sub(r"kWarp = \d+", f"kWarp = {WARP}", text)
-    text = re.sub(r"most = 1 << 20", f"most = {MOST_BLOCKS}", text)
-    assert "<<<" not in text.replace("Calls kernel<<<...>>>", "")
+class HostLibrary(ctypes.CDLL):
+    """The functions of a library; each knows where it comes from."""
+
+    def __getattr__(self, name):
+        function = super().__getattr__(name)
+        function.library = self
+        return function
+
+
+def as_host_code(text: str, changes: dict[str, str]) -> str:
+    """The source with launches turned into calls, dynamic shared memory into an array, and ``changes`` (patterns)."""
+    launch = r"(\w+(?:<[^<>]*>)?)<<<(.+), (\w+), (\w+), static_cast<cudaStream_t>\(stream\)>>>\((.+)\);"
+    text = re.sub(launch, r"on_host::run_grid(\2, \3, \4, [=] { \1(\5); });", text)
+    text = re.sub(
+        r"extern __shared__ (\w+) (\w+)\[\];", r"\1* \2 = reinterpret_cast<\1*>(on_host::dynamic_shared.data());", text
+    )
+    for pattern, replacement in changes.items():
+        text = re.sub(pattern, replacement, text)
+    assert "<<<" not in text.replace("Calls kernel<<<...>>>", "") and "extern __shared__" not in text
     return text
 
 
-def build(root: Path, sources: list[str], entry: str) -> ctypes.CDLL:
+def build(root: Path, sources: list[str], entry: str, changes: dict[str, str] = SMALLER) -> HostLibrary:
     """A library of the .cu files and the headers they need (relative to csrc), with ``entry`` as its C interface."""
     if recipe.compiler() is None or sys.platform != "linux":
-        pytest.skip("needs a C++20 compiler on Linux")
+        pytest.skip("needs a C++ compiler on Linux")
     for name in ("cuda/launch.h", "core/hd.h", *sources):
         (root / name).parent.mkdir(exist_ok=True)
-        (root / name).write_text(as_host_code((CSRC / name).read_text()))
-    (root / "cuda_runtime.h").write_text(RUNTIME)
+        (root / name).write_text(as_host_code((CSRC / name).read_text(), changes))
+    (root / "cuda_runtime.h").write_text((HERE / "cuda_on_host.h").read_text())
     includes = "".join(f'#include "{name}"\n' for name in sources if name.endswith(".cu"))
     (root / "all.cpp").write_text(includes + entry)
-    command = [recipe.compiler(), "-std=c++20", "-O1", "-pthread", "-shared", "-fPIC", f"-I{root}", "-Wall", "-Werror"]
+    command = [recipe.compiler(), "-std=c++17", "-O1", "-shared", "-fPIC", f"-I{root}", "-Wall", "-Werror"]
     result = subprocess.run(
         [*command, str(root / "all.cpp"), "-o", str(root / "all.so")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    return ctypes.CDLL(str(root / "all.so"))
+    return HostLibrary(str(root / "all.so"))
 
 
 def call(function, sizes, inputs, output_sizes, *indices):
     """Calls with outputs full of NaN, each with a sentinel behind it that must still be there.
 
-    In the order of the C function: ``sizes``, arrays of ``indices`` (int64), ``inputs``, outputs.
+    In the order of the C function: ``sizes``, arrays of ``indices`` (int64), ``inputs``, outputs. Done once with the threads
+    of each block in ascending and once in descending order, which must make no difference.
     """
-    sentinel = 12345.0
-    outputs = [np.append(np.full(size, np.nan), sentinel).astype(inputs[0].dtype) for size in output_sizes]
-    function(*map(ctypes.c_int64, sizes), *(ctypes.c_void_p(x.ctypes.data) for x in (*indices, *inputs, *outputs)))
-    assert all(x[-1] == sentinel for x in outputs)
-    return [x[:-1] for x in outputs]
+    sentinel, results = 12345.0, []
+    for descending in (False, True):
+        outputs = [np.append(np.full(size, np.nan), sentinel).astype(inputs[0].dtype) for size in output_sizes]
+        function.library.order_of_threads(ctypes.c_bool(descending))
+        function(*map(ctypes.c_int64, sizes), *(ctypes.c_void_p(x.ctypes.data) for x in (*indices, *inputs, *outputs)))
+        assert all(x[-1] == sentinel for x in outputs)
+        results.append([x[:-1] for x in outputs])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(*results)), "the result depends on the order of the threads"
+    return results[0]
