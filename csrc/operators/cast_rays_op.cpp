@@ -11,48 +11,45 @@
 namespace medrecon {
 namespace {
 
-void check_rays(const char* op, const Tensor& t, const Tensor& origins, const Tensor& directions, const Tensor& radii) {
-  check_floating(op, t, "t");
-  check_alike(op, t, origins, "origins");
-  check_alike(op, t, directions, "directions");
-  check_alike(op, t, radii, "radii");
-  TORCH_CHECK(t.dim() == 2 && t.size(1) >= 1, op, ": t has shape ", t.sizes(), ", expected [rays, intervals + 1]");
-  check_shape(op, origins, "origins", {t.size(0), 3});
-  check_shape(op, directions, "directions", {t.size(0), 3});
-  check_shape(op, radii, "radii", {t.size(0), 1});
-}
+// Dense copies of the checked inputs; they live as long as the pointers into them are used.
+struct Cones {
+  Tensor t, origins, directions, radii;
 
-std::tuple<Tensor, Tensor> cast_rays(const Tensor& t_, const Tensor& origins_, const Tensor& directions_,
-                                     const Tensor& radii_) {
-  check_rays("cast_rays", t_, origins_, directions_, radii_);
-  const Tensor t = t_.contiguous(), origins = origins_.contiguous(), directions = directions_.contiguous(),
-               radii = radii_.contiguous();
-  const int64_t rays = t.size(0), intervals = t.size(1) - 1;
-  const Tensor mean = at::empty({rays, intervals, 3}, t.options());
-  const Tensor var = at::empty_like(mean);
-  MR_RUN(t, cast_rays, rays, intervals, in<T>(t), in<T>(origins), in<T>(directions), in<T>(radii), out<T>(mean),
-         out<T>(var));
+  Cones(const char* op, const Tensor& t_, const Tensor& origins_, const Tensor& directions_, const Tensor& radii_)
+      : t(t_.contiguous()) {
+    check_floating(op, t, "t");
+    TORCH_CHECK(t.dim() == 2 && t.size(1) >= 1, op, ": t has shape ", t.sizes(), ", expected [rays, intervals + 1]");
+    origins = dense(op, t, origins_, "origins", {rays(), 3});
+    directions = dense(op, t, directions_, "directions", {rays(), 3});
+    radii = dense(op, t, radii_, "radii", {rays(), 1});
+  }
+
+  int64_t rays() const { return t.size(0); }
+  int64_t intervals() const { return t.size(1) - 1; }
+};
+
+std::tuple<Tensor, Tensor> cast_rays(const Tensor& t, const Tensor& origins, const Tensor& directions,
+                                     const Tensor& radii) {
+  const Cones cones("cast_rays", t, origins, directions, radii);
+  const Tensor mean = at::empty({cones.rays(), cones.intervals(), 3}, t.options()), var = at::empty_like(mean);
+  MR_RUN(t, cast_rays, cones.rays(), cones.intervals(), in<T>(cones.t), in<T>(cones.origins), in<T>(cones.directions),
+         in<T>(cones.radii), out<T>(mean), out<T>(var));
   return {mean, var};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cast_rays_backward(const Tensor& grad_mean_, const Tensor& grad_var_,
-                                                              const Tensor& t_, const Tensor& origins,
-                                                              const Tensor& directions_, const Tensor& radii_) {
+                                                              const Tensor& t, const Tensor& origins,
+                                                              const Tensor& directions, const Tensor& radii) {
   const char* op = "cast_rays_backward";
-  check_rays(op, t_, origins, directions_, radii_);
-  check_alike(op, t_, grad_mean_, "grad_mean");
-  check_alike(op, t_, grad_var_, "grad_var");
-  const Tensor t = t_.contiguous(), directions = directions_.contiguous(), radii = radii_.contiguous(),
-               grad_mean = grad_mean_.contiguous(), grad_var = grad_var_.contiguous();
-  const int64_t rays = t.size(0), intervals = t.size(1) - 1;
-  check_shape(op, grad_mean, "grad_mean", {rays, intervals, 3});
-  check_shape(op, grad_var, "grad_var", {rays, intervals, 3});
-  const Tensor grad_t = at::empty({rays, intervals + 1}, t.options());
-  const Tensor grad_origins = at::empty({rays, 3}, t.options());
-  const Tensor grad_directions = at::empty({rays, 3}, t.options());
-  const Tensor grad_radii = at::empty({rays, 1}, t.options());
-  MR_RUN(t, cast_rays_backward, rays, intervals, in<T>(grad_mean), in<T>(grad_var), in<T>(t), in<T>(directions),
-         in<T>(radii), out<T>(grad_t), out<T>(grad_origins), out<T>(grad_directions), out<T>(grad_radii));
+  const Cones cones(op, t, origins, directions, radii);
+  const int64_t rays = cones.rays(), intervals = cones.intervals();
+  const Tensor grad_mean = dense(op, t, grad_mean_, "grad_mean", {rays, intervals, 3}),
+               grad_var = dense(op, t, grad_var_, "grad_var", {rays, intervals, 3});
+  const Tensor grad_t = at::empty_like(cones.t), grad_origins = at::empty_like(cones.origins),
+               grad_directions = at::empty_like(cones.directions), grad_radii = at::empty_like(cones.radii);
+  MR_RUN(t, cast_rays_backward, rays, intervals, in<T>(grad_mean), in<T>(grad_var), in<T>(cones.t),
+         in<T>(cones.directions), in<T>(cones.radii), out<T>(grad_t), out<T>(grad_origins), out<T>(grad_directions),
+         out<T>(grad_radii));
   return {grad_t, grad_origins, grad_directions, grad_radii};
 }
 

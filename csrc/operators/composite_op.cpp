@@ -20,24 +20,19 @@ struct Inputs {
   Inputs(const char* op, const Tensor& rgb_, const Tensor& density_, const Tensor& t_, const Tensor& directions_,
          const Tensor& background_) {
     check_floating(op, density_, "density");
-    check_alike(op, density_, rgb_, "rgb");
-    check_alike(op, density_, t_, "t");
-    check_alike(op, density_, directions_, "directions");
-    check_alike(op, density_, background_, "background");
     TORCH_CHECK(density_.dim() == 2, op, ": density has shape ", density_.sizes(), ", expected [rays, intervals]");
     const int64_t n = density_.size(0), s = density_.size(1);
-    check_shape(op, rgb_, "rgb", {n, s, 3});
-    check_shape(op, t_, "t", {n, s + 1});
-    check_shape(op, directions_, "directions", {n, 3});
-    check_shape(op, background_, "background", {n, 3});
-    rgb = rgb_.contiguous(), density = density_.contiguous(), t = t_.contiguous();
-    directions = directions_.contiguous(), background = background_.contiguous();
+    density = density_.contiguous();
+    rgb = dense(op, density, rgb_, "rgb", {n, s, 3});
+    t = dense(op, density, t_, "t", {n, s + 1});
+    directions = dense(op, density, directions_, "directions", {n, 3});
+    background = dense(op, density, background_, "background", {n, 3});
   }
 
   template <typename T>
   Rays<T> rays() const {
     const int64_t n = density.size(0), s = density.size(1);
-    return {n,           s,    n * s,         nullptr,           in<T>(rgb),        in<T>(density),
+    return {n,         s,             n * s,  nullptr, in<T>(rgb), in<T>(density),
             in<T>(t), in<T>(t) + 1, in<T>(directions), in<T>(background), T(0)};
   }
 };
@@ -54,21 +49,18 @@ Outputs composite(const Tensor& rgb, const Tensor& density, const Tensor& t, con
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_backward(
     const Tensor& grad_rgb_, const Tensor& grad_depth_, const Tensor& grad_opacity_, const Tensor& grad_weights_,
-    const Tensor& depth_, const Tensor& opacity_, const Tensor& weights_, const Tensor& rgb, const Tensor& density, const Tensor& t,
-    const Tensor& directions, const Tensor& background) {
+    const Tensor& depth_, const Tensor& opacity_, const Tensor& weights_, const Tensor& rgb, const Tensor& density,
+    const Tensor& t, const Tensor& directions, const Tensor& background) {
   const char* op = "composite_backward";
   const Inputs inputs(op, rgb, density, t, directions, background);
   const int64_t n = density.size(0), s = density.size(1);
-  const auto dense = [&](const Tensor& tensor, const char* name, const std::vector<int64_t>& shape) {
-    check_alike(op, density, tensor, name);
-    check_shape(op, tensor, name, shape);
-    return tensor.contiguous();
-  };
-  const Tensor grad_rgb = dense(grad_rgb_, "grad_rgb", {n, 3}), grad_depth = dense(grad_depth_, "grad_depth", {n}),
-               grad_opacity = dense(grad_opacity_, "grad_opacity", {n}),
-               grad_weights = dense(grad_weights_, "grad_weights", {n, s});
-  const Tensor depth = dense(depth_, "depth", {n}), opacity = dense(opacity_, "opacity", {n}),
-               weights = dense(weights_, "weights", {n, s});
+  const Tensor grad_rgb = dense(op, density, grad_rgb_, "grad_rgb", {n, 3}),
+               grad_depth = dense(op, density, grad_depth_, "grad_depth", {n}),
+               grad_opacity = dense(op, density, grad_opacity_, "grad_opacity", {n}),
+               grad_weights = dense(op, density, grad_weights_, "grad_weights", {n, s});
+  const Tensor depth = dense(op, density, depth_, "depth", {n}),
+               opacity = dense(op, density, opacity_, "opacity", {n}),
+               weights = dense(op, density, weights_, "weights", {n, s});
   const Tensor of_rgb = at::empty_like(inputs.rgb), of_density = at::empty_like(inputs.density),
                of_t = at::empty_like(inputs.t), of_directions = at::empty_like(inputs.directions),
                of_background = at::empty_like(inputs.background);
@@ -87,7 +79,8 @@ void schemas(torch::Library& m) {
       kTags);
   m.def(
       "composite_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, Tensor grad_weights,"
-      " Tensor depth, Tensor opacity, Tensor weights, Tensor rgb, Tensor density, Tensor t, Tensor directions, Tensor background) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      " Tensor depth, Tensor opacity, Tensor weights, Tensor rgb, Tensor density, Tensor t, Tensor directions,"
+      " Tensor background) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       kTags);
 }
 

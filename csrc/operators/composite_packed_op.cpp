@@ -25,11 +25,6 @@ struct Packed {
          const Tensor& directions_, const Tensor& background_, const Tensor& offsets_, double stop_)
       : stop(stop_) {
     check_floating(op, density_, "density");
-    check_alike(op, density_, rgb_, "rgb");
-    check_alike(op, density_, t0_, "t0");
-    check_alike(op, density_, t1_, "t1");
-    check_alike(op, density_, directions_, "directions");
-    check_alike(op, density_, background_, "background");
     TORCH_CHECK(offsets_.scalar_type() == at::kLong, op, ": offsets must be int64, is ", offsets_.scalar_type());
     TORCH_CHECK(offsets_.device() == density_.device(), op, ": offsets is on ", offsets_.device(), ", expected ",
                 density_.device());
@@ -37,13 +32,12 @@ struct Packed {
     TORCH_CHECK(offsets_.dim() == 1 && offsets_.size(0) >= 1, op, ": offsets has shape ", offsets_.sizes(),
                 ", expected [rays + 1]");
     const int64_t samples = density_.size(0), rays = offsets_.size(0) - 1;
-    check_shape(op, rgb_, "rgb", {samples, 3});
-    check_shape(op, t0_, "t0", {samples});
-    check_shape(op, t1_, "t1", {samples});
-    check_shape(op, directions_, "directions", {rays, 3});
-    check_shape(op, background_, "background", {rays, 3});
-    rgb = rgb_.contiguous(), density = density_.contiguous(), t0 = t0_.contiguous(), t1 = t1_.contiguous();
-    directions = directions_.contiguous(), background = background_.contiguous(), offsets = offsets_.contiguous();
+    density = density_.contiguous(), offsets = offsets_.contiguous();
+    rgb = dense(op, density, rgb_, "rgb", {samples, 3});
+    t0 = dense(op, density, t0_, "t0", {samples});
+    t1 = dense(op, density, t1_, "t1", {samples});
+    directions = dense(op, density, directions_, "directions", {rays, 3});
+    background = dense(op, density, background_, "background", {rays, 3});
     if (!offsets.is_cuda()) check_order(op);  // on a GPU this would wait for it; its kernels stay within the samples anyway
   }
 
@@ -90,16 +84,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> composite_packed_back
   const char* op = "composite_packed_backward";
   const Packed inputs(op, rgb, density, t0, t1, directions, background, offsets, stop);
   const int64_t rays = directions.size(0), samples = density.size(0);
-  const auto dense = [&](const Tensor& tensor, const char* name, const std::vector<int64_t>& shape) {
-    check_alike(op, density, tensor, name);
-    check_shape(op, tensor, name, shape);
-    return tensor.contiguous();
-  };
-  const Tensor grad_rgb = dense(grad_rgb_, "grad_rgb", {rays, 3}), grad_depth = dense(grad_depth_, "grad_depth", {rays}),
-               grad_opacity = dense(grad_opacity_, "grad_opacity", {rays}),
-               grad_weights = dense(grad_weights_, "grad_weights", {samples});
-  const Tensor depth = dense(depth_, "depth", {rays}), opacity = dense(opacity_, "opacity", {rays}),
-               weights = dense(weights_, "weights", {samples});
+  const Tensor grad_rgb = dense(op, density, grad_rgb_, "grad_rgb", {rays, 3}),
+               grad_depth = dense(op, density, grad_depth_, "grad_depth", {rays}),
+               grad_opacity = dense(op, density, grad_opacity_, "grad_opacity", {rays}),
+               grad_weights = dense(op, density, grad_weights_, "grad_weights", {samples});
+  const Tensor depth = dense(op, density, depth_, "depth", {rays}),
+               opacity = dense(op, density, opacity_, "opacity", {rays}),
+               weights = dense(op, density, weights_, "weights", {samples});
   const Tensor of_rgb = at::zeros_like(inputs.rgb), of_density = at::zeros_like(inputs.density),
                of_t0 = at::zeros_like(inputs.t0), of_t1 = at::zeros_like(inputs.t1),
                of_directions = at::empty_like(inputs.directions), of_background = at::empty_like(inputs.background);

@@ -22,30 +22,22 @@ struct Field {
         const Tensor& parameters_, const Tensor& ray_bias_, const Optional& background_, const Optional& mask_,
         int64_t min_deg, int64_t max_deg, int64_t width, int64_t layers, int64_t colour_width, double density_shift,
         double density_gain)
-      : t(t_.contiguous()), origins(origins_.contiguous()), directions(directions_.contiguous()), radii(radii_.contiguous()),
-        parameters(parameters_.contiguous()), ray_bias(ray_bias_.contiguous()),
-        shape{min_deg, max_deg - min_deg, width, layers, colour_width, density_shift, density_gain} {
+      : t(t_.contiguous()), shape{min_deg, max_deg - min_deg, width, layers, colour_width, density_shift, density_gain} {
     check_floating(op, t, "t");
-    check_alike(op, t, origins, "origins");
-    check_alike(op, t, directions, "directions");
-    check_alike(op, t, radii, "radii");
-    check_alike(op, t, parameters, "parameters");
-    check_alike(op, t, ray_bias, "ray_bias");
     TORCH_CHECK(t.dim() == 2 && t.size(1) >= 1, op, ": t has shape ", t.sizes(), ", expected [rays, intervals + 1]");
     TORCH_CHECK(min_deg >= -32 && min_deg < max_deg && max_deg <= 32, op, ": octaves from ", min_deg, " to ", max_deg);
     TORCH_CHECK(width >= 1 && colour_width >= 1, op, ": width is ", width, ", colour_width is ", colour_width);
     TORCH_CHECK(layers >= 1 && layers <= 8, op, ": layers is ", layers, ", expected 1 to 8");
     const int64_t n = t.size(0);
-    check_shape(op, origins, "origins", {n, 3});
-    check_shape(op, directions, "directions", {n, 3});
-    check_shape(op, radii, "radii", {n, 1});
-    check_shape(op, parameters, "parameters", {shape.parameters()});
-    check_shape(op, ray_bias, "ray_bias", {n, colour_width});
+    origins = dense(op, t, origins_, "origins", {n, 3});
+    directions = dense(op, t, directions_, "directions", {n, 3});
+    radii = dense(op, t, radii_, "radii", {n, 1});
+    parameters = dense(op, t, parameters_, "parameters", {shape.parameters()});
+    ray_bias = dense(op, t, ray_bias_, "ray_bias", {n, colour_width});
     if (background_) {
-      background = background_->contiguous();
-      check_alike(op, t, background, "background");
-      TORCH_CHECK(background.dim() == 1 || background.dim() == 2, op, ": background has shape ", background.sizes());
-      check_shape(op, background, "background", background.dim() == 1 ? std::vector<int64_t>{3} : std::vector<int64_t>{n, 3});
+      const int64_t dims = background_->dim();
+      TORCH_CHECK(dims == 1 || dims == 2, op, ": background has shape ", background_->sizes());
+      background = dense(op, t, *background_, "background", dims == 1 ? std::vector<int64_t>{3} : std::vector<int64_t>{n, 3});
     }
     if (mask_) {
       mask = mask_->contiguous();
@@ -89,12 +81,28 @@ struct Gradients {
   }
 };
 
-template <typename Run>
-void dispatch(const Tensor& like, const Run& run) {
-  if (like.scalar_type() == at::kFloat) {
-    run(float{});
+template <typename T>
+void point(const T** pointer, const Tensor& input) {
+  *pointer = in<T>(input);
+}
+
+template <typename T>
+void point(T** pointer, const Tensor& output) {
+  *pointer = out<T>(output);
+}
+
+// Renders in the field's scalar type, after fill(task) has pointed to what is wanted.
+template <typename Fill>
+void run(const Field& field, const Fill& fill) {
+  const auto in_type = [&](auto scalar) {
+    auto task = field.task<decltype(scalar)>();
+    fill(&task);
+    cpu::fused_field(field.shape, task);
+  };
+  if (field.t.scalar_type() == at::kFloat) {
+    in_type(float{});
   } else {
-    run(double{});
+    in_type(double{});
   }
 }
 
@@ -113,14 +121,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> fused_field(MR_FIELD_ARGUMENTS, MR_FI
   const auto options = field.t.options();
   const Tensor rgb = at::empty({field.rays(), 3}, options), depth = at::empty({field.rays()}, options);
   const Tensor opacity = at::empty_like(depth), weights = at::empty({field.rays(), field.samples()}, options);
-  dispatch(field.t, [&](auto scalar) {
-    using T = decltype(scalar);
-    cpu::FieldTask<T> task = field.task<T>();
-    task.rgb = out<T>(rgb);
-    task.depth = out<T>(depth);
-    task.opacity = out<T>(opacity);
-    task.weights = out<T>(weights);
-    cpu::fused_field(field.shape, task);
+  run(field, [&](auto* task) {
+    point(&task->rgb, rgb);
+    point(&task->depth, depth);
+    point(&task->opacity, opacity);
+    point(&task->weights, weights);
   });
   return {rgb, depth, opacity, weights};
 }
@@ -131,23 +136,17 @@ std::tuple<Tensor, Tensor, Tensor> fused_field_backward(const Tensor& grad_rgb, 
   const char* op = "fused_field_backward";
   const Field field = MR_FIELD(op);
   const int64_t n = field.rays();
-  check_shape(op, grad_rgb, "grad_rgb", {n, 3});
-  check_shape(op, grad_depth, "grad_depth", {n});
-  check_shape(op, grad_opacity, "grad_opacity", {n});
-  check_shape(op, grad_weights, "grad_weights", {n, field.samples()});
-  for (const Tensor* grad : {&grad_rgb, &grad_depth, &grad_opacity, &grad_weights}) check_alike(op, field.t, *grad, "grad");
-  const Tensor of_rgb = grad_rgb.contiguous(), of_depth = grad_depth.contiguous(), of_opacity = grad_opacity.contiguous(),
-               of_weights = grad_weights.contiguous();
+  const Tensor of_rgb = dense(op, field.t, grad_rgb, "grad_rgb", {n, 3}),
+               of_depth = dense(op, field.t, grad_depth, "grad_depth", {n}),
+               of_opacity = dense(op, field.t, grad_opacity, "grad_opacity", {n}),
+               of_weights = dense(op, field.t, grad_weights, "grad_weights", {n, field.samples()});
   const Gradients gradients(field);
-  dispatch(field.t, [&](auto scalar) {
-    using T = decltype(scalar);
-    cpu::FieldTask<T> task = field.task<T>();
-    task.grad_rgb = in<T>(of_rgb);
-    task.grad_depth = in<T>(of_depth);
-    task.grad_opacity = in<T>(of_opacity);
-    task.grad_weights = in<T>(of_weights);
-    gradients.into(&task);
-    cpu::fused_field(field.shape, task);
+  run(field, [&](auto* task) {
+    point(&task->grad_rgb, of_rgb);
+    point(&task->grad_depth, of_depth);
+    point(&task->grad_opacity, of_opacity);
+    point(&task->grad_weights, of_weights);
+    gradients.into(task);
   });
   return {gradients.parameters, gradients.ray_bias, gradients.background};
 }
@@ -156,25 +155,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fused_field_loss(MR_F
                                                                             const Tensor& ray_weight_, MR_FIELD_NUMBERS) {
   const char* op = "fused_field_loss";
   const Field field = MR_FIELD(op);
-  const Tensor target = target_.contiguous(), ray_weight = ray_weight_.contiguous();
-  check_alike(op, field.t, target, "target");
-  check_alike(op, field.t, ray_weight, "ray_weight");
-  check_shape(op, target, "target", {field.rays(), 3});
-  check_shape(op, ray_weight, "ray_weight", {field.rays()});
+  const Tensor target = dense(op, field.t, target_, "target", {field.rays(), 3}),
+               ray_weight = dense(op, field.t, ray_weight_, "ray_weight", {field.rays()});
   const auto options = field.t.options();
   const Tensor loss = at::empty({}, options), rgb = at::empty({field.rays(), 3}, options);
   const Tensor weights = at::empty({field.rays(), field.samples()}, options);
   const Gradients gradients(field);
-  dispatch(field.t, [&](auto scalar) {
-    using T = decltype(scalar);
-    cpu::FieldTask<T> task = field.task<T>();
-    task.target = in<T>(target);
-    task.ray_weight = in<T>(ray_weight);
-    task.loss = out<T>(loss);
-    task.rgb = out<T>(rgb);
-    task.weights = out<T>(weights);
-    gradients.into(&task);
-    cpu::fused_field(field.shape, task);
+  run(field, [&](auto* task) {
+    point(&task->target, target);
+    point(&task->ray_weight, ray_weight);
+    point(&task->loss, loss);
+    point(&task->rgb, rgb);
+    point(&task->weights, weights);
+    gradients.into(task);
   });
   return {loss, rgb, weights, gradients.parameters, gradients.ray_bias, gradients.background};
 }

@@ -31,6 +31,14 @@ inline void check_shape(const char* op, const Tensor& tensor, const char* name, 
               at::IntArrayRef(shape));
 }
 
+// The tensor itself or a dense copy of it, checked. It has to live as long as the pointers into it are used.
+inline Tensor dense(const char* op, const Tensor& like, const Tensor& tensor, const char* name,
+                    const std::vector<int64_t>& shape) {
+  check_alike(op, like, tensor, name);
+  check_shape(op, tensor, name, shape);
+  return tensor.contiguous();
+}
+
 inline void check_floating(const char* op, const Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble, op, ": ", name,
               " must be float32 or float64, is ", tensor.scalar_type());

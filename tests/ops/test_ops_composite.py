@@ -7,23 +7,10 @@ import pytest
 import torch
 
 from medrecon import ops
-from medrecon.ops import backends, functions, reference
+from medrecon.ops import functions, reference
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+pytestmark = pytest.mark.usefixtures("kernels")
 DTYPES = [torch.float32, torch.float64]
-
-
-@pytest.fixture(autouse=True)
-def kernels():
-    if not backends.kernels_for("cpu"):
-        pytest.skip(f"no kernels here: {ops.backend().reason}")
-
-
-@pytest.fixture(params=DEVICES)
-def device(request):
-    if request.param == "cuda" and not (torch.cuda.is_available() and backends.kernels_for("cuda")):
-        pytest.skip("no CUDA device or no CUDA kernels")
-    return request.param
 
 
 def scene(n, s, dtype=torch.float64, device="cpu", most=4.0):

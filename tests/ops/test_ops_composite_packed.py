@@ -5,16 +5,7 @@ import pytest
 import torch
 
 from medrecon import ops
-from medrecon.ops import backends, reference
-
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request):
-    if request.param == "cuda" and not (torch.cuda.is_available() and backends.kernels_for("cuda")):
-        pytest.skip("no CUDA device or no CUDA kernels")
-    return request.param
+from medrecon.ops import reference
 
 
 def scene(counts, dtype=torch.float64, device="cpu", most=3.0):
@@ -112,18 +103,14 @@ def test_nothing_depends_on_the_number_of_threads():
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-def test_opcheck():
-    if not backends.kernels_for("cpu"):
-        pytest.skip("no kernels here")
+def test_opcheck(kernels):
     rgb, density, t0, t1, offsets, directions, background = scene([3, 0, 5])
     inputs = [x.requires_grad_() for x in (rgb, density, t0, t1, directions, background)]
     torch.library.opcheck(torch.ops.medrecon.composite_packed.default, (*inputs, offsets, 0.1))
 
 
 @pytest.mark.parametrize("offsets", [[0, 5, 3, 8], [0, 2, 3, 9], [1, 2, 3, 8], [-1, 2, 3, 8]])
-def test_the_operator_refuses_offsets_that_are_none(offsets):
-    if not backends.kernels_for("cpu"):
-        pytest.skip("no kernels here")
+def test_the_operator_refuses_offsets_that_are_none(offsets, kernels):
     inputs = scene([3, 2, 3])
     with pytest.raises(RuntimeError, match="offsets must ascend from 0 to the number of samples, 8"):
         ops.composite_packed(*inputs[:4], torch.tensor(offsets), *inputs[5:])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medrecon import ops
-from medrecon.ops import backends, reference
+from medrecon.ops import reference
 from medrecon.radiance.mlp import FieldMlp
 
 SHAPE = {"max_deg": 6, "width": 24, "layers": 2, "colour_width": 12, "density_shift": 0.5, "density_gain": 2.0}
@@ -207,12 +207,6 @@ def test_strides_do_not_matter():
     strided = [torch.stack([x, x], -1)[..., 0] for x in (*inputs, parameters, ray_bias)]
     assert not any(x.is_contiguous() for x in strided)
     assert all(torch.equal(a, b) for a, b in zip(dense, ops.fused_field(*strided, **SHAPE)))
-
-
-@pytest.fixture
-def kernels():
-    if not backends.kernels_for("cpu"):
-        pytest.skip(f"no kernels here: {ops.backend().reason}")
 
 
 def everything(n, s, masked):

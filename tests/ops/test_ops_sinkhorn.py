@@ -11,24 +11,12 @@ import pytest
 import torch
 
 from medrecon import ops
-from medrecon.ops import backends, reference
+from medrecon.ops import reference
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+pytestmark = pytest.mark.usefixtures("kernels")
 DTYPES = list(TOLERANCE)
 INF = math.inf
-
-
-@pytest.fixture(autouse=True)
-def kernels():
-    if not backends.kernels_for("cpu"):
-        pytest.skip(f"no kernels here: {ops.backend().reason}")
-
-
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request):
-    if request.param == "cuda" and not (torch.cuda.is_available() and backends.kernels_for("cuda")):
-        pytest.skip("no CUDA device or no CUDA kernels")
-    return request.param
 
 
 def plain(scores, bin_score, iterations):

@@ -5,6 +5,7 @@ Shared by all: tensors are float32 or float64, of one dtype and on one device; a
 What does not fit raises ValueError. Computation is in the dtype given: inside autocast, pass float32.
 """
 
+# ruff: noqa: F401 - which of them are public says medrecon.ops
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
 from .grid import grid_encode, grid_levels
@@ -13,19 +14,3 @@ from .packed_rendering import composite_packed
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
-
-__all__ = [
-    "Packed",
-    "cast_rays",
-    "composite",
-    "composite_packed",
-    "fused_field",
-    "fused_field_loss",
-    "grid_encode",
-    "grid_levels",
-    "integrated_positional_encoding",
-    "log_sinkhorn",
-    "march_rays",
-    "positional_encoding",
-    "resample",
-]

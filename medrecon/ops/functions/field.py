@@ -125,8 +125,7 @@ def _kernel_serves(*rays: Tensor) -> bool:
 def _check(op: str, tensors: tuple[Tensor, ...], background: Tensor | None, mask: Tensor | None, numbers) -> None:
     t, origins, directions, radii, parameters, ray_bias = tensors
     names = ("t", "origins", "directions", "radii", "parameters", "ray_bias")
-    given = {} if background is None else {"background": background}
-    checks.floating(op, **dict(zip(names, tensors)), **given)
+    checks.floating(op, {"background": background}, **dict(zip(names, tensors)))
     if t.dim() != 2 or t.shape[1] < 1:
         raise ValueError(f"{op}: t has shape {checks.shape(t)}, expected [N, S + 1]")
     min_deg, max_deg, width, layers, colour_width = numbers[:5]
@@ -147,8 +146,7 @@ def _check(op: str, tensors: tuple[Tensor, ...], background: Tensor | None, mask
     n_in = 6 * (max_deg - min_deg)
     count = (n_in + 1) * width + (layers - 1) * (width + 1) * width + width + 1 + colour_width * (width + 3) + 3
     checks.shaped(op, "parameters", parameters, (count,))
-    if background is not None and tuple(background.shape) not in ((3,), (n, 3)):
-        raise ValueError(f"{op}: background has shape {checks.shape(background)}, expected [3] or {[n, 3]}")
+    checks.background(op, background, n)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.device != t.device:
             raise ValueError(f"{op}: mask must be a bool tensor on {t.device}")

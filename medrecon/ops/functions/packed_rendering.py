@@ -40,8 +40,7 @@ def composite_packed(
         weights: [M]. All differentiable, twice, in all but offsets and stop.
     """
     name = "composite_packed"
-    given = {} if background is None else {"background": background}
-    checks.floating(name, rgb=rgb, density=density, t0=t0, t1=t1, directions=directions, **given)
+    checks.floating(name, {"background": background}, rgb=rgb, density=density, t0=t0, t1=t1, directions=directions)
     if density.dim() != 1:
         raise ValueError(f"{name}: density has shape {checks.shape(density)}, expected [M]")
     if offsets.dtype != torch.int64 or offsets.dim() != 1 or offsets.shape[0] < 1:
@@ -53,8 +52,7 @@ def composite_packed(
     checks.shaped(name, "t0", t0, (m,))
     checks.shaped(name, "t1", t1, (m,))
     checks.shaped(name, "directions", directions, (n, 3))
-    if background is not None and tuple(background.shape) not in ((3,), (n, 3)):
-        raise ValueError(f"{name}: background has shape {checks.shape(background)}, expected [3] or {[n, 3]}")
+    checks.background(name, background, n)
     if not 0 <= stop < 1:
         raise ValueError(f"{name}: stop is {stop}, expected at least 0 and less than 1")
     if not kernels_for(density.device.type):

@@ -30,16 +30,14 @@ def composite(
         opacity: [N], sum of the weights.
         weights: [N, S]. All differentiable.
     """
-    given = {} if background is None else {"background": background}
-    checks.floating("composite", rgb=rgb, density=density, t=t, directions=directions, **given)
+    checks.floating("composite", {"background": background}, rgb=rgb, density=density, t=t, directions=directions)
     if density.dim() != 2:
         raise ValueError(f"composite: density has shape {checks.shape(density)}, expected [N, S]")
     n, s = density.shape
     checks.shaped("composite", "rgb", rgb, (n, s, 3))
     checks.shaped("composite", "t", t, (n, s + 1))
     checks.shaped("composite", "directions", directions, (n, 3))
-    if background is not None and tuple(background.shape) not in ((3,), (n, 3)):
-        raise ValueError(f"composite: background has shape {checks.shape(background)}, expected [3] or {[n, 3]}")
+    checks.background("composite", background, n)
     if not kernels_for(density.device.type):
         return reference.composite(rgb, density, t, directions, background)
     behind = rgb.new_zeros(3) if background is None else background

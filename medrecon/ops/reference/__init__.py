@@ -5,6 +5,7 @@ Sources: mip-NeRF (Barron et al. 2021; its equation numbers are given) and its c
 whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for the optimal transport.
 """
 
+# ruff: noqa: F401 - which of them are public says medrecon.ops
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
 from .grid import grid_encode, grid_levels
@@ -13,18 +14,3 @@ from .packed_rendering import composite_packed
 from .rays import cast_rays
 from .rendering import composite, resample
 from .transport import log_sinkhorn
-
-__all__ = [
-    "cast_rays",
-    "composite",
-    "composite_packed",
-    "fused_field",
-    "fused_field_loss",
-    "grid_encode",
-    "grid_levels",
-    "integrated_positional_encoding",
-    "log_sinkhorn",
-    "march_rays",
-    "positional_encoding",
-    "resample",
-]
