@@ -42,6 +42,8 @@ COMPONENTS = [
     _c("renderer", "nerf", "radiance.nerf:NerfRenderer", "classical NeRF: point samples, positional encoding"),
     _c("renderer", "mipnerf", "radiance.mipnerf:MipNerfRenderer",
        "mip-NeRF: cones, integrated positional encoding, appearance code in colour only"),
+    _c("renderer", "mipgrid", "radiance.mipgrid:MipGridRenderer",
+       "multi-resolution hash grid, damped by the pixel's footprint, sampled only where there is matter"),
     _c("mesher", "marching-cubes", "surface.marching_cubes:MarchingCubesMesher", "isosurface of the density"),
     _c("exporter", "ply", "export.mesh_files:PlyExporter", "surface and sparse points as PLY"),
     _c("exporter", "obj", "export.mesh_files:ObjExporter", "surface as Wavefront OBJ"),

@@ -56,7 +56,7 @@ def is_black_scene(
         i, j, ok = pixel_indices(camera, pose, points)
         hits += int(inside[i, j].sum())
         seen += int(ok.sum())
-    return bool(seen) and float(np.mean(np.array(rims) > 0.6)) >= 0.8 and hits <= 0.02 * seen
+    return bool(seen) and float(np.mean(np.array(rims) > 0.6)) >= 0.8 and hits <= 0.05 * seen
 
 
 def _rim(image: np.ndarray) -> np.ndarray:

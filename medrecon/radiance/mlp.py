@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 
 class FieldMlp(nn.Module):
-    """Trunk of ``depth`` layers; a density head; a colour head of one hidden layer of half the width.
+    """Trunk of ``depth`` layers; a density head; a colour head of one hidden layer.
 
     The first layer of the colour head takes [trunk, direction, code] side by side (mip-NeRF figure 4, paper eq. 11). It
     is kept as two matrices, so that what is constant along a ray is multiplied once per ray, not once per sample.
@@ -19,22 +20,25 @@ class FieldMlp(nn.Module):
     Args:
         n_in: size of the encoded position.
         n_view: size of what goes to the colour head only: encoded direction and appearance code.
-        density_shift, density_gain: density = gain * softplus(raw + shift), per field unit (mip-NeRF: shift -1). A
+        density_shift, density_gain: density = gain * activation(raw + shift), per field unit (mip-NeRF: shift -1). A
             start well above zero matters: an empty start gets no gradient.
+        colour_width: units of the colour head's hidden layer; None is half the width.
+        activation: softplus, or exp, which reaches large densities in few steps (instant-ngp); it ends at e^12.
     """
 
     def __init__(
         self, n_in: int, n_view: int, width: int, depth: int, density_shift: float, density_gain: float,
-        generator: torch.Generator,
+        generator: torch.Generator, colour_width: int | None = None,
+        activation: Literal["softplus", "exp"] = "softplus",
     ):  # fmt: skip
         super().__init__()
         self.trunk = nn.ModuleList(nn.Linear(n_in if i == 0 else width, width) for i in range(depth))
         self.density_head = nn.Linear(width, 1)
-        self.width, self.colour_width = width, max(width // 2, 1)
+        self.width, self.colour_width = width, colour_width or max(width // 2, 1)
         self.colour_from_trunk = nn.Linear(width, self.colour_width)
         self.colour_from_view = nn.Linear(n_view, self.colour_width, bias=False)
         self.colour_head = nn.Linear(self.colour_width, 3)
-        self.density_shift, self.density_gain = density_shift, density_gain
+        self.density_shift, self.density_gain, self.activation = density_shift, density_gain, activation
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 bound = math.sqrt(6 / (layer.in_features + layer.out_features))  # Glorot, as mip-NeRF
@@ -51,8 +55,8 @@ class FieldMlp(nn.Module):
 
     def density(self, features: Tensor) -> Tensor:
         """[M, width] -> [M], per field unit."""
-        raw = self.density_head(features).squeeze(-1)
-        return self.density_gain * F.softplus(raw + self.density_shift)
+        raw = self.density_head(features).squeeze(-1) + self.density_shift
+        return self.density_gain * (F.softplus(raw) if self.activation == "softplus" else raw.clamp(max=12).exp())
 
     def colour(self, features: Tensor, view: Tensor, ray: Tensor) -> Tensor:
         """features [M, width], view [N, n_view] per ray, ray int64 [M] (ray of each sample) -> [M, 3] in 0..1."""

@@ -47,6 +47,14 @@ class Renderer(nn.Module):
         """
         raise NotImplementedError
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """As torch's optimisers take them; "rate" (1 where absent) multiplies the group's learning rate."""
+        return [{"params": list(self.parameters())}]
+
+    def batch_size(self, asked: int) -> int:
+        """Rays of the next training step, where the configuration asks for so many."""
+        return asked
+
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
         """N rays -> colour, depth (t, i.e. z-depth in field units), opacity.
 

@@ -57,7 +57,8 @@ def train(
     renderer.to(device).train()
     pools = [p.to(device) for p in _pyramid(scene, frames, training)]
     glance = _Glance(scene, frames, seed, device) if scene.heldout_ids and training.evaluate_every else None
-    optimiser = torch.optim.Adam(renderer.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), eps=1e-15)
+    groups = renderer.parameter_groups()
+    optimiser = torch.optim.Adam(groups, lr=training.learning_rate, betas=(0.9, 0.99), eps=1e-15)
     trace = _resume(out_dir, renderer, optimiser, seed, progress)
 
     progress.begin(training.iterations, "steps")
@@ -101,9 +102,9 @@ def _step(renderer, optimiser, scene, pools, training, trace, seed, device) -> N
     generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step))
     pool = pools[_pyramid_level(training, trace.step)]
     share = training.background_share if scene.background == "black" else 0.0
-    rays, rgb = pool.rays(pool.draw(training.rays_per_batch, share, generator), scene)
+    rays, rgb = pool.rays(pool.draw(renderer.batch_size(training.rays_per_batch), share, generator), scene)
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(training, trace.step)
+        group["lr"] = learning_rate(training, trace.step) * group.get("rate", 1.0)
     loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
     value = float(loss.detach())
     if not math.isfinite(value):

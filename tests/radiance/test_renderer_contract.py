@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both renderers against the public conformance kit."""
+"""The renderers against the public conformance kit."""
 
 import medrecon
 from medrecon.testing.renderer import RendererConformance
@@ -15,3 +15,10 @@ class TestMipNerf(RendererConformance):
 class TestNerf(RendererConformance):
     def make(self):
         return medrecon.create("renderer", "nerf", **SMALL)
+
+
+class TestMipGrid(RendererConformance):
+    def make(self):
+        return medrecon.create(
+            "renderer", "mipgrid", levels=4, log2_size=12, finest=64, width=16, samples=64, occupancy_cells=16
+        )

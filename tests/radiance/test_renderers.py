@@ -13,12 +13,15 @@ from medrecon import ops
 from medrecon.errors import InputError
 from medrecon.radiance import Scene, TrainingConfig
 from medrecon.radiance.appearance import AppearanceCodes
+from medrecon.radiance.cube_occupancy import CubeOccupancy
 from medrecon.radiance.occupancy import OccupancyGrid
 
 sys.path.insert(0, str(Path(__file__).parent))
 from radiance_ball import CENTRE, RADIUS, ball, trace  # noqa: E402
 
 SMALL = {"width": 16, "coarse_samples": 64, "fine_samples": 128, "max_degree": 4}
+SMALL_GRID = {"width": 16, "levels": 4, "log2_size": 12, "finest": 64, "samples": 96, "occupancy_cells": 32}
+ALL = ["nerf", "mipnerf", "mipgrid"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def scene_and_sparse(tmp_path_factory):
 
 
 def ready(scene, name="mipnerf", seed=0, **options):
-    renderer = medrecon.create("renderer", name, **{**SMALL, **options})
+    renderer = medrecon.create("renderer", name, **{**(SMALL_GRID if name == "mipgrid" else SMALL), **options})
     renderer.setup(scene, scene.train_ids, seed)
     return renderer.eval()
 
@@ -104,7 +107,7 @@ def test_mipnerf_in_one_pass_is_its_layers_one_after_the_other(scene_and_sparse)
         assert a.shape == parameter.shape and (a - b).norm() < 1e-4 * b.norm()
 
 
-@pytest.mark.parametrize("name", ["nerf", "mipnerf"])
+@pytest.mark.parametrize("name", ALL)
 def test_appearance_leaves_density_and_depth_bitwise_alone(scene_and_sparse, name):
     scene, _ = scene_and_sparse
     renderer = ready(scene, name)
@@ -121,9 +124,10 @@ def test_appearance_leaves_density_and_depth_bitwise_alone(scene_and_sparse, nam
         assert torch.equal(before, renderer.density(xyz))
 
 
-def test_no_gradient_from_density_to_codes_or_from_codes_to_density(scene_and_sparse):
+@pytest.mark.parametrize("name", ALL)
+def test_no_gradient_from_density_to_codes_or_from_codes_to_density(scene_and_sparse, name):
     scene, _ = scene_and_sparse
-    renderer = ready(scene)
+    renderer = ready(scene, name)
     out = renderer.render(scene.rays(scene.train_ids[0]))
     assert out.depth.requires_grad
     (depth_grad,) = torch.autograd.grad(
@@ -132,7 +136,7 @@ def test_no_gradient_from_density_to_codes_or_from_codes_to_density(scene_and_sp
     assert depth_grad is None or not depth_grad.abs().any()
 
 
-@pytest.mark.parametrize("name", ["nerf", "mipnerf"])
+@pytest.mark.parametrize("name", ALL)
 def test_a_heldout_id_never_reads_a_training_row(scene_and_sparse, name):
     """All training rows are poisoned with NaN: what is rendered for another id must stay clean."""
     scene, _ = scene_and_sparse
@@ -163,9 +167,10 @@ def test_each_training_id_reads_its_own_row_whatever_the_order():
             codes(ids, wrong)
 
 
-def test_only_codes_of_pictures_in_the_batch_get_a_gradient(scene_and_sparse):
+@pytest.mark.parametrize("name", ALL)
+def test_only_codes_of_pictures_in_the_batch_get_a_gradient(scene_and_sparse, name):
     scene, _ = scene_and_sparse
-    renderer = ready(scene).train()
+    renderer = ready(scene, name).train()
     rays = scene.rays(scene.train_ids[2])
     loss, figures = renderer.loss(
         rays, torch.rand(len(rays), 3), torch.ones(len(rays)), 0, torch.Generator().manual_seed(0)
@@ -176,9 +181,10 @@ def test_only_codes_of_pictures_in_the_batch_get_a_gradient(scene_and_sparse):
     assert np.isfinite(figures["psnr_db"])
 
 
-def test_zero_weight_rays_do_not_count(scene_and_sparse):
+@pytest.mark.parametrize("name", ALL)
+def test_zero_weight_rays_do_not_count(scene_and_sparse, name):
     scene, _ = scene_and_sparse
-    renderer = ready(scene).train()
+    renderer = ready(scene, name).train()
     rays = scene.rays(scene.train_ids[0])
     rgb = torch.rand(len(rays), 3, generator=torch.Generator().manual_seed(1))
     weight = (torch.arange(len(rays)) % 2).float()
@@ -194,28 +200,32 @@ def test_mipnerf_has_one_network_and_nerf_two(scene_and_sparse):
     assert len(ready(scene, "mipnerf").networks) == 1 and len(ready(scene, "nerf").networks) == 2
 
 
-def test_density_is_zero_where_the_pictures_show_emptiness(scene_and_sparse):
+@pytest.mark.parametrize("name", ALL)
+def test_density_is_zero_where_the_pictures_show_emptiness(scene_and_sparse, name):
     scene, _ = scene_and_sparse
-    renderer = ready(scene)
+    renderer = ready(scene, name)
     corners = torch.tensor([[-0.97, -0.97, -0.97], [0.97, 0.97, 0.97], [3.0, 0, 0]])
     middle = torch.tensor(scene.field_from_sfm.apply(CENTRE), dtype=torch.float32)[None]
     with torch.no_grad():
         assert (renderer.density(corners) == 0).all() and renderer.density(middle) > 0
 
 
-def test_occupancy_follows_a_density(scene_and_sparse):
+@pytest.mark.parametrize("cube", [False, True])
+def test_occupancy_follows_a_density(scene_and_sparse, cube):
     """After enough looks exactly the cells of the ball are left; cells known to be empty never come back."""
     scene, _ = scene_and_sparse
-    grid = OccupancyGrid(scene, 32, 0.02)
+    grid = CubeOccupancy(scene, 32, 0.02) if cube else OccupancyGrid(scene, 32, 0.02)
     field = BallField(scene)
     generator = torch.Generator().manual_seed(0)
+    points = torch.rand(4000, 3, generator=generator) * 2.2 - 1.1
+    known = grid.contains(points)
+    assert 0 < known.float().mean() < 0.5
     for _ in range(80):
         grid.refresh(field.density, 4, generator)
-    points = torch.rand(4000, 3, generator=generator) * 2 - 1
     away = (points - field.centre).norm(dim=-1) - field.radius
-    cell = 2 / max(grid.shape)
+    cell = 2 / 32
     found = grid.contains(points)
     assert found[away < -2 * cell].all() and not found[away > 2 * cell].any()
     for _ in range(40):
         grid.refresh(lambda xyz: torch.full((len(xyz),), 1e3), 4, generator)
-    assert not (grid.occupied & ~grid.known).any()
+    assert torch.equal(grid.contains(points), known)

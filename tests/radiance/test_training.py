@@ -36,8 +36,12 @@ def small_training(**more) -> TrainingConfig:
     return TrainingConfig(**{"iterations": 24, "rays_per_batch": 128, "max_size_px": 24, "evaluate_every": 8, **more})
 
 
+TINY_GRID = {"width": 16, "levels": 4, "log2_size": 12, "finest": 64, "samples": 64, "occupancy_cells": 32,
+             "samples_per_batch": 4096, "occupancy_every": 4}  # fmt: skip
+
+
 def make(name="mipnerf", **options):
-    return medrecon.create("renderer", name, **{**TINY, **options})
+    return medrecon.create("renderer", name, **{**(TINY_GRID if name == "mipgrid" else TINY), **options})
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +68,15 @@ class StopAfter(Quiet):
                 raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", ["mipnerf", "nerf"])
+@pytest.mark.parametrize("name", ["mipnerf", "nerf", "mipgrid"])
 def test_it_learns_a_ball(tmp_path, data, name):
     frames, sparse = data
     training = small_training(iterations=150, rays_per_batch=256, learning_rate=1e-2, evaluate_every=50)
     # Six views 50 degrees apart say little about view dependence: the ball has none.
-    renderer = make(name, width=32, coarse_samples=12, fine_samples=12, direction_degree=0)
+    looks = {"coarse_samples": 12, "fine_samples": 12}
+    if name == "mipgrid":  # it is quick to explain six pictures by what differs between them
+        looks = {"finest": 32, "samples_per_batch": 16384, "appearance_size": 0}
+    renderer = make(name, width=32, direction_degree=0, **looks)
     train(frames, sparse, renderer, training, tmp_path, 0, "cpu", Quiet())
     history = json.loads((tmp_path / "history.json").read_text())
     held = [h["heldout_psnr_db"] for h in history if "heldout_psnr_db" in h]
@@ -87,18 +94,20 @@ def final_state(folder: Path) -> dict:
     return load_file(folder / "field.safetensors")
 
 
-@pytest.mark.parametrize("how", ["interrupt", "signal", "kill"])
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, data, how):
+@pytest.mark.parametrize(
+    ("how", "name"), [("interrupt", "mipnerf"), ("signal", "mipnerf"), ("kill", "mipnerf"), ("kill", "mipgrid")]
+)
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, data, how, name):
     frames, sparse = data
     training = small_training(checkpoint_seconds=1e-6 if how == "kill" else 1e6)
-    train(frames, sparse, make(), training, tmp_path / "whole", 5, "cpu", Quiet())
+    train(frames, sparse, make(name), training, tmp_path / "whole", 5, "cpu", Quiet())
     stopped = {"kill": SystemExit}.get(how, KeyboardInterrupt)
     with pytest.raises(stopped):
-        train(frames, sparse, make(), training, tmp_path / "part", 5, "cpu", StopAfter(11, how))
+        train(frames, sparse, make(name), training, tmp_path / "part", 5, "cpu", StopAfter(11, how))
     assert not (tmp_path / "part" / "field.json").exists()
     assert json.loads((tmp_path / "part" / NAME).read_text())["step"] in (10, 11)
     said = Quiet()
-    train(frames, sparse, make(), training, tmp_path / "part", 5, "cpu", said)
+    train(frames, sparse, make(name), training, tmp_path / "part", 5, "cpu", said)
     assert any("going on" in s for s in said.said)
     a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "part")
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
