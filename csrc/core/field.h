@@ -11,8 +11,9 @@ struct FieldShape {
   int64_t width, layers;     // of the trunk
   int64_t colour_width;
   double density_shift, density_gain;  // density = gain * softplus(raw + shift)
+  int64_t features = 0;                // inputs of the network where they come from elsewhere; 0: from the encoding
 
-  MR_HD int64_t inputs() const { return 6 * degrees; }
+  MR_HD int64_t inputs() const { return features > 0 ? features : 6 * degrees; }
   MR_HD int64_t inputs(int64_t layer) const { return layer == 0 ? inputs() : width; }
 
   // Each is followed by the next; the bias of the colour's first matrix comes with the ray.

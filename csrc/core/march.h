@@ -78,76 +78,104 @@ struct Lattice {
   }
 };
 
-// Calls emit(t0, t1) for the intervals, in order, whose middle lies before `far` and in an occupied cell, until there are
-// `most`; returns how many. Nothing is emitted for a ray with near >= far or a number that is not finite (far may be infinite),
-// and a ray ends where a step is too small to move t in this number format.
+// Gives, one after the other, the intervals whose middle lies before `far` and in an occupied cell, until there are `most`.
+// There is none for a ray with near >= far or a number that is not finite (far may be infinite), and a ray ends where a step
+// is too small to move t in this number format.
 //
 // What is skipped is exactly what looking at every interval would have found empty: a cell is left at the earliest by the
 // middles that lie within it by more than the rounding error of positions (`slack`); those nearer to its faces are looked up.
-template <typename T, typename Emit>
-MR_HD int64_t march_ray(const Occupancy& grid, const T* origin, const T* direction_, T near, T far, T step, T cone, T jitter,
-                        int64_t most, const Emit& emit) {
-  T direction[3], inverse[3], slack[3];
-  T sum = near + jitter, enter = near, leave = far;
-  for (int j = 0; j < 3; ++j) {
-    sum += origin[j] + direction_[j];
-    direction[j] = std::fabs(direction_[j]) < T(1e-30) ? T(0) : direction_[j];
-    inverse[j] = T(1) / direction[j];
-    slack[j] = T(8) * rounding<T> * (T(1) + std::fabs(origin[j]));
-    if (direction[j] == T(0)) {
-      if (!(origin[j] >= T(0) && origin[j] < T(1))) return 0;
-      continue;
-    }
-    const T low = (-slack[j] - origin[j]) * inverse[j], high = (T(1) + slack[j] - origin[j]) * inverse[j];
-    const T first = low < high ? low : high, last = low < high ? high : low;
-    enter = first > enter ? first : enter;
-    leave = last < leave ? last : leave;
-  }
-  if (!(sum - sum == T(0)) || !(near < far) || most < 1) return 0;
+template <typename T>
+struct RayMarch {
+  Occupancy grid;
+  Lattice<T> at;
+  T origin[3], direction[3], inverse[3], slack[3];
+  T far, leave;
+  int64_t left;  // intervals that may still be given; 0: there are no more
 
-  const T first_length = cone * near > step ? cone * near : step;
-  Lattice<T> at(near + jitter * first_length, step, cone);
-  if (at.middle() < enter && !at.skip(enter)) return 0;
-  const T size = static_cast<T>(grid.resolution), cell_size = T(1) / size;
-  const int64_t last_cell = grid.resolution - 1;
-  int64_t count = 0;
-  while (true) {
-    const T t = at.middle();
-    if (!(t < far && t <= leave && at.t1 > at.t0)) return count;
-    int64_t cell[3];
-    bool inside = true;
+  MR_HD RayMarch(const Occupancy& grid_, const T* origin_, const T* direction_, T near, T far_, T step, T cone, T jitter,
+                 int64_t most)
+      : grid(grid_),
+        at(near + jitter * (cone * near > step ? cone * near : step), step, cone),
+        far(far_),
+        leave(far_),
+        left(0) {
+    T sum = near + jitter, enter = near;
     for (int j = 0; j < 3; ++j) {
-      const T x = origin[j] + t * direction[j];
-      inside = inside && x >= T(0) && x < T(1);
-      const int64_t floor = inside ? static_cast<int64_t>(x * size) : 0;
-      cell[j] = floor < last_cell ? floor : last_cell;
+      origin[j] = origin_[j];
+      sum += origin[j] + direction_[j];
+      direction[j] = std::fabs(direction_[j]) < T(1e-30) ? T(0) : direction_[j];
+      inverse[j] = T(1) / direction[j];
+      slack[j] = T(8) * rounding<T> * (T(1) + std::fabs(origin[j]));
+      if (direction[j] == T(0)) {
+        if (!(origin[j] >= T(0) && origin[j] < T(1))) return;
+        continue;
+      }
+      const T low = (-slack[j] - origin[j]) * inverse[j], high = (T(1) + slack[j] - origin[j]) * inverse[j];
+      const T first = low < high ? low : high, last = low < high ? high : low;
+      enter = first > enter ? first : enter;
+      leave = last < leave ? last : leave;
     }
-    if (!inside) {
-      at.advance();
-      continue;
-    }
-    if (grid.occupied(cell[0], cell[1], cell[2])) {
-      emit(at.t0, at.t1);
-      if (++count == most) return count;
-      at.advance();
-      continue;
-    }
-    int64_t width = 1;
-    if (grid.coarse != nullptr) {
-      const int64_t r = grid.resolution / kCoarse;
-      if (!grid.coarse[cell[0] / kCoarse + r * (cell[1] / kCoarse + r * (cell[2] / kCoarse))]) width = kCoarse;
-    }
-    T exit = static_cast<T>(INFINITY);
-    for (int j = 0; j < 3; ++j) {
-      if (direction[j] == T(0)) continue;
-      const int64_t corner = cell[j] / width * width;
-      const T face = direction[j] > T(0) ? static_cast<T>(corner + width) * cell_size - slack[j]
-                                         : static_cast<T>(corner) * cell_size + slack[j];
-      const T t_face = (face - origin[j]) * inverse[j];
-      exit = t_face < exit ? t_face : exit;
-    }
-    if (!at.skip(exit)) return count;
+    if (!(sum - sum == T(0)) || !(near < far) || most < 1) return;
+    if (at.middle() < enter && !at.skip(enter)) return;
+    left = most;
   }
+
+  // The next interval; false at the end.
+  MR_HD bool next(T* t0, T* t1) {
+    if (left < 1) return false;
+    const T size = static_cast<T>(grid.resolution), cell_size = T(1) / size;
+    const int64_t last_cell = grid.resolution - 1;
+    while (true) {
+      const T t = at.middle();
+      if (!(t < far && t <= leave && at.t1 > at.t0)) break;
+      int64_t cell[3];
+      bool inside = true;
+      for (int j = 0; j < 3; ++j) {
+        const T x = origin[j] + t * direction[j];
+        inside = inside && x >= T(0) && x < T(1);
+        const int64_t floor = inside ? static_cast<int64_t>(x * size) : 0;
+        cell[j] = floor < last_cell ? floor : last_cell;
+      }
+      if (!inside) {
+        at.advance();
+        continue;
+      }
+      if (grid.occupied(cell[0], cell[1], cell[2])) {
+        *t0 = at.t0;
+        *t1 = at.t1;
+        --left;
+        at.advance();
+        return true;
+      }
+      int64_t width = 1;
+      if (grid.coarse != nullptr) {
+        const int64_t r = grid.resolution / kCoarse;
+        if (!grid.coarse[cell[0] / kCoarse + r * (cell[1] / kCoarse + r * (cell[2] / kCoarse))]) width = kCoarse;
+      }
+      T exit = static_cast<T>(INFINITY);
+      for (int j = 0; j < 3; ++j) {
+        if (direction[j] == T(0)) continue;
+        const int64_t corner = cell[j] / width * width;
+        const T face = direction[j] > T(0) ? static_cast<T>(corner + width) * cell_size - slack[j]
+                                           : static_cast<T>(corner) * cell_size + slack[j];
+        const T t_face = (face - origin[j]) * inverse[j];
+        exit = t_face < exit ? t_face : exit;
+      }
+      if (!at.skip(exit)) break;
+    }
+    left = 0;
+    return false;
+  }
+};
+
+// Calls emit(t0, t1) for the intervals that RayMarch gives; returns how many.
+template <typename T, typename Emit>
+MR_HD int64_t march_ray(const Occupancy& grid, const T* origin, const T* direction, T near, T far, T step, T cone, T jitter,
+                        int64_t most, const Emit& emit) {
+  RayMarch<T> march(grid, origin, direction, near, far, step, cone, jitter, most);
+  int64_t count = 0;
+  for (T t0, t1; march.next(&t0, &t1); ++count) emit(t0, t1);
+  return count;
 }
 
 }  // namespace medrecon

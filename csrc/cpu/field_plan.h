@@ -58,6 +58,7 @@ struct FieldPlan {
     head = take(3 * colour);
     scalars = take(4);  // biases of red, green, blue and density
     size = at;
+    if (s.features > 0) trunk_back[0] = take(s.width * round_up(s.features, lanes));  // the way back goes on
     for (int64_t i = 1; i < s.layers; ++i) trunk_back[i] = take(s.width * width);
     colour_back = take(s.colour_width * width);
     packed_size = at;

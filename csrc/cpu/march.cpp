@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // rays whose intervals are kept together
 
-// Empty where the resolution is no multiple of kCoarse, or so few rays come that it would not pay.
+}  // namespace
+
 std::vector<uint8_t> coarse_grid(const uint8_t* bits, int64_t resolution, int64_t rays) {
   const int64_t r = resolution / kCoarse;
   if (resolution % kCoarse != 0 || rays * 16 < r * r) return {};
@@ -23,8 +24,6 @@ std::vector<uint8_t> coarse_grid(const uint8_t* bits, int64_t resolution, int64_
   });
   return coarse;
 }
-
-}  // namespace
 
 template <typename T>
 Marched<T>::Marched(const MarchArguments<T>& a, int64_t* offsets) : rays_(a.rays) {

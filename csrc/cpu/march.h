@@ -18,6 +18,10 @@ struct MarchArguments {
   int64_t max_samples;
 };
 
+// Whether any of each coarse cell's cells is occupied. Empty where the resolution is no multiple of kCoarse, or so few rays come
+// that it would not pay.
+std::vector<uint8_t> coarse_grid(const uint8_t* bits, int64_t resolution, int64_t rays);
+
 // The intervals of all rays, kept until the caller, who now knows how many, has room for them.
 template <typename T>
 class Marched {

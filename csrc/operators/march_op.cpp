@@ -6,8 +6,7 @@
 #include <tuple>
 
 #include "../core/march.h"
-#include "../cpu/march.h"
-#include "tensors.h"
+#include "march_inputs.h"
 
 #if defined(MEDRECON_WITH_CUDA)
 #include "../cuda/march.h"
@@ -66,48 +65,16 @@ Packed march_on_cuda(const cpu::MarchArguments<T>& arguments, const Tensor& like
 #endif
 }
 
-Packed march_rays(const Tensor& origins_, const Tensor& directions_, const Tensor& near_, const Tensor& far_,
-                  const Tensor& occupancy_, int64_t resolution, double step, double cone,
-                  const std::optional<Tensor>& jitter_, int64_t max_samples) {
-  const char* op = "march_rays";
-  check_floating(op, origins_, "origins");
-  TORCH_CHECK(origins_.dim() == 2, op, ": origins has shape ", origins_.sizes(), ", expected [rays, 3]");
-  const int64_t rays = origins_.size(0);
-  TORCH_CHECK(rays <= INT32_MAX, op, ": ", rays, " rays, expected fewer than 2^31");
-  check_shape(op, origins_, "origins", {rays, 3});
-  check_alike(op, origins_, directions_, "directions");
-  check_shape(op, directions_, "directions", {rays, 3});
-  check_alike(op, origins_, near_, "near");
-  check_shape(op, near_, "near", {rays});
-  check_alike(op, origins_, far_, "far");
-  check_shape(op, far_, "far", {rays});
-  if (jitter_.has_value()) {
-    check_alike(op, origins_, *jitter_, "jitter");
-    check_shape(op, *jitter_, "jitter", {rays});
-  }
-  TORCH_CHECK(1 <= resolution && resolution <= 2048, op, ": resolution is ", resolution, ", expected 1 to 2048");
-  TORCH_CHECK(occupancy_.scalar_type() == at::kByte, op, ": occupancy is ", occupancy_.scalar_type(), ", expected uint8");
-  TORCH_CHECK(occupancy_.device() == origins_.device(), op, ": occupancy is on ", occupancy_.device());
-  check_shape(op, occupancy_, "occupancy", {(resolution * resolution * resolution + 7) / 8});
-  TORCH_CHECK(step > 0 && cone >= 0, op, ": step is ", step, " and cone ", cone, ", expected step > 0 and cone >= 0");
-  TORCH_CHECK(max_samples >= 0, op, ": max_samples is ", max_samples);
-  const Tensor origins = origins_.contiguous(), directions = directions_.contiguous(), near = near_.contiguous(),
-               far = far_.contiguous(), occupancy = occupancy_.contiguous();
-  const Tensor jitter = jitter_.has_value() ? jitter_->contiguous() : Tensor();
+Packed march_rays(const Tensor& origins, const Tensor& directions, const Tensor& near, const Tensor& far,
+                  const Tensor& occupancy, int64_t resolution, double step, double cone, const std::optional<Tensor>& jitter,
+                  int64_t max_samples) {
+  const MarchInputs inputs("march_rays", origins, directions, near, far, occupancy, jitter, resolution, step, cone,
+                           max_samples);
   const auto run = [&](auto scalar) {
     using T = decltype(scalar);
-    const cpu::MarchArguments<T> arguments{rays,
-                                           in<T>(origins),
-                                           in<T>(directions),
-                                           in<T>(near),
-                                           in<T>(far),
-                                           jitter.defined() ? in<T>(jitter) : nullptr,
-                                           in<uint8_t>(occupancy),
-                                           resolution,
-                                           static_cast<T>(step),
-                                           static_cast<T>(cone),
-                                           max_samples};
-    return origins.is_cuda() ? march_on_cuda<T>(arguments, origins, occupancy) : march_on_cpu<T>(arguments, origins);
+    const cpu::MarchArguments<T> arguments = inputs.arguments<T>();
+    return origins.is_cuda() ? march_on_cuda<T>(arguments, inputs.origins, inputs.occupancy)
+                             : march_on_cpu<T>(arguments, inputs.origins);
   };
   return origins.scalar_type() == at::kFloat ? run(float{}) : run(double{});
 }

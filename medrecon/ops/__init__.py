@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backends import BackendInfo, backend
     from .functions import (
+        LazyAdam,
         Packed,
         cast_rays,
         composite,
         composite_packed,
         fused_field,
         fused_field_loss,
+        fused_grid,
+        fused_grid_loss,
         grid_encode,
         grid_levels,
         integrated_positional_encoding,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendInfo",
+    "LazyAdam",
     "Packed",
     "backend",
     "cast_rays",
@@ -33,6 +37,8 @@ __all__ = [
     "composite_packed",
     "fused_field",
     "fused_field_loss",
+    "fused_grid",
+    "fused_grid_loss",
     "grid_encode",
     "grid_levels",
     "integrated_positional_encoding",

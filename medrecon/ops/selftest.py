@@ -93,6 +93,25 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
     grid = {"resolutions": (4, 9, 20, 43), "log2_size": 12}
     table = uniform(reference.grid_levels(**grid)[-1], 2, low=-1)
     bits = torch.randint(256, (16**3 // 8,), generator=generator, dtype=torch.uint8)
+    # Multiples of 1/64: no rounding in float32, so that no interval changes its cell.
+    dyadic = [x.mul(64).round() / 64 for x in (origins, directions)]
+    dyadic += [t[:, 0].mul(64).floor() / 64, t[:, -1].ceil()]
+
+    def through_grid(function: Callable) -> Callable:
+        def call(*tensors: Tensor) -> tuple[Tensor, ...]:
+            like = tensors[0]
+            fixed = [x.to(like) for x in dyadic], bits.to(like.device)
+            numbers = (16, 1 / 64, 0.0, 1024, 0.0, *grid.values(), 32, 1, 24, 1.0)
+            return function(*fixed[0], fixed[1], *tensors, None, None, white.to(like), *numbers)[:3]
+
+        return call
+
+    def fused_grid(*inputs) -> tuple[Tensor, ...]:
+        names = ("resolution", "step", "cone", "max_samples", "stop", *grid, "width", "layers", "colour_width")
+        numbers = dict(zip((*names, "density_shift"), inputs[11:]))
+        return functions.fused_grid(*inputs[:8], background=inputs[10], **numbers)
+
+    n_parameters = 9 * 32 + 33 + 24 * 35 + 3
     return [
         Case("cast_rays", functions.cast_rays, reference.cast_rays, (t, origins, directions, radii)),
         Case("positional_encoding", partial(encode, **degrees), partial(encode_plain, **degrees), (points,), 1e-6),
@@ -139,9 +158,14 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
             "march_rays",
             lambda *tensors: _floats(functions.march_rays(*tensors, bits.to(tensors[0].device), 16, 1 / 64)),
             lambda *tensors: _floats(reference.march_rays(*tensors, bits.to(tensors[0].device), 16, 1 / 64)),
-            # Multiples of 1/64: no rounding in float32, so that no interval changes its cell.
-            (*(x.mul(64).round() / 64 for x in (origins, directions)), t[:, 0].mul(64).floor() / 64, t[:, -1].ceil()),
+            tuple(dyadic),
             grads=False,
+        ),
+        Case(
+            "fused_grid",
+            through_grid(fused_grid),
+            through_grid(reference.fused_grid),
+            (table, uniform(n_parameters, low=-0.5, high=0.5), uniform(rays, 24, low=-1)),
         ),
     ]
 

@@ -8,7 +8,9 @@ What does not fit raises ValueError. Computation is in the dtype given: inside a
 # ruff: noqa: F401 - which of them are public says medrecon.ops
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
+from .fused_grid import fused_grid, fused_grid_loss
 from .grid import grid_encode, grid_levels
+from .lazy_adam import LazyAdam
 from .march import Packed, march_rays
 from .packed_rendering import composite_packed
 from .rays import cast_rays

@@ -25,7 +25,7 @@ def grid_levels(resolutions: Sequence[int], log2_size: int) -> tuple[int, ...]:
     Returns:
         first entry of each level, then the number of entries of the table: len(resolutions) + 1 numbers.
     """
-    return reference.grid_levels(_checked("grid_levels", resolutions, log2_size), log2_size)
+    return reference.grid_levels(checked_levels("grid_levels", resolutions, log2_size), log2_size)
 
 
 def grid_encode(x: Tensor, sigma: Tensor | None, table: Tensor, resolutions: Sequence[int], log2_size: int) -> Tensor:
@@ -51,7 +51,7 @@ def grid_encode(x: Tensor, sigma: Tensor | None, table: Tensor, resolutions: Seq
     op = "grid_encode"
     given = {} if sigma is None else {"sigma": sigma}
     checks.floating(op, x=x, table=table, **given)
-    resolutions = _checked(op, resolutions, log2_size)
+    resolutions = checked_levels(op, resolutions, log2_size)
     if x.dim() != 2 or x.shape[1] != 3:
         raise ValueError(f"{op}: x has shape {checks.shape(x)}, expected [M, 3]")
     if table.dim() != 2:
@@ -64,7 +64,8 @@ def grid_encode(x: Tensor, sigma: Tensor | None, table: Tensor, resolutions: Seq
     return reference.grid_encode(x, sigma, table, resolutions, log2_size)
 
 
-def _checked(op: str, resolutions: Sequence[int], log2_size: int) -> tuple[int, ...]:
+def checked_levels(op: str, resolutions: Sequence[int], log2_size: int) -> tuple[int, ...]:
+    """The resolutions as a tuple, where they and log2_size are as `grid_levels` wants them."""
     resolutions = tuple(int(n) for n in resolutions)
     if len(resolutions) > MOST_LEVELS:
         raise ValueError(f"{op}: resolutions has {len(resolutions)} levels, expected at most {MOST_LEVELS}")

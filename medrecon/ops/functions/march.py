@@ -64,7 +64,18 @@ def march_rays(
     Returns:
         Packed, without gradient. Rays with a number that is not finite (but far) have no interval.
     """
-    op = "march_rays"
+    check_rays("march_rays", origins, directions, near, far, occupancy, resolution, step, cone, jitter, max_samples)
+    call = torch.ops.medrecon.march_rays.default if kernels_for(origins.device.type) else reference.march_rays
+    return Packed(
+        *call(origins, directions, near, far, occupancy, resolution, float(step), float(cone), jitter, max_samples)
+    )
+
+
+def check_rays(
+    op: str, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor, resolution: int,
+    step: float, cone: float, jitter: Tensor | None, max_samples: int,
+) -> None:  # fmt: skip
+    """Raises ValueError unless these are as `march_rays` wants them."""
     given = {} if jitter is None else {"jitter": jitter}
     checks.floating(op, origins=origins, directions=directions, near=near, far=far, **given)
     if origins.dim() != 2 or origins.shape[1] != 3:
@@ -82,7 +93,3 @@ def march_rays(
         raise ValueError(f"{op}: step is {step} and cone {cone}, expected step > 0 and cone >= 0")
     if max_samples < 0:
         raise ValueError(f"{op}: max_samples is {max_samples}, expected at least 0")
-    call = torch.ops.medrecon.march_rays.default if kernels_for(origins.device.type) else reference.march_rays
-    return Packed(
-        *call(origins, directions, near, far, occupancy, resolution, float(step), float(cone), jitter, max_samples)
-    )

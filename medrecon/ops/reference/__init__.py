@@ -8,7 +8,9 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 # ruff: noqa: F401 - which of them are public says medrecon.ops
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
+from .fused_grid import fused_grid, fused_grid_loss
 from .grid import grid_encode, grid_levels
+from .lazy_adam import lazy_adam
 from .march import march_rays
 from .packed_rendering import composite_packed
 from .rays import cast_rays

@@ -3,7 +3,9 @@
 
 from .encodings import register_encodings
 from .field import register_field
+from .fused_grid import register_fused_grid
 from .grid import register_grid
+from .lazy_adam import register_lazy_adam
 from .march import register_march
 from .packed_rendering import register_packed_rendering
 from .rays import register_rays
@@ -21,3 +23,5 @@ def register_all() -> None:
     register_march()
     register_transport()
     register_field()
+    register_fused_grid()
+    register_lazy_adam()
