@@ -39,6 +39,8 @@ COMPONENTS = [
        accepts=("superpoint",)),
     _c("mapper", "incremental", "sfm.incremental:IncrementalMapper", "incremental structure from motion (pycolmap)"),
     _c("mapper", "global", "sfm.global_mapping:GlobalMapper", "global structure from motion (pycolmap)"),
+    _c("mapper", "known-poses", "sfm.known_poses:KnownPosesMapper",
+       "poses that the frames bring are kept, only points are reconstructed"),
     _c("renderer", "nerf", "radiance.nerf:NerfRenderer", "classical NeRF: point samples, positional encoding"),
     _c("renderer", "mipnerf", "radiance.mipnerf:MipNerfRenderer",
        "mip-NeRF: cones, integrated positional encoding, appearance code in colour only"),

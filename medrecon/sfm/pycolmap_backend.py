@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,6 +291,50 @@ def map_global(
         pipeline = pycolmap.GlobalPipeline(o, database, manager)
         _run(pipeline)
         return [_to_sparse(manager.get(i), image_of) for i in range(manager.size())]
+
+
+def triangulate(
+    database_path: Path,
+    image_of: dict[int, int],
+    groups: list[CameraGroup],
+    cam_from_world: Mapping[int, Rigid3],
+    *,
+    seed: int,
+    threads: int,
+    min_num_matches: int,
+    max_reprojection_px: float,
+    min_tri_angle_deg: float,
+) -> SparseModel:
+    """Points of the matches with all cameras and poses held; frames without a pose stay out."""
+    pycolmap = _load()
+    model = pycolmap.Reconstruction()
+    for camera_id, group in enumerate(groups, 1):
+        c = group.camera
+        camera = pycolmap.Camera(
+            model=c.model, width=c.width_px, height=c.height_px, params=list(c.params), camera_id=camera_id
+        )
+        model.add_camera_with_trivial_rig(camera)
+        for frame_id in group.frame_ids:
+            if frame_id in cam_from_world:
+                pose = pycolmap.Rigid3d(cam_from_world[frame_id].matrix()[:3])
+                image = pycolmap.Image(name=f"{frame_id:06d}", camera_id=camera_id, image_id=image_of[frame_id])
+                model.add_image_with_trivial_frame(image, pose)
+    o = pycolmap.IncrementalPipelineOptions()
+    o.min_num_matches = min_num_matches
+    o.extract_colors = False
+    o.num_threads = o.mapper.num_threads = threads
+    o.random_seed = o.mapper.random_seed = o.triangulation.random_seed = seed
+    o.fix_existing_frames = True
+    o.triangulation.ignore_two_view_tracks = False  # a wrong match rarely fits a known epipolar line
+    o.triangulation.min_angle = o.mapper.filter_min_tri_angle = min_tri_angle_deg
+    o.mapper.filter_max_reproj_error = max_reprojection_px
+    with _quiet(pycolmap), tempfile.TemporaryDirectory(dir=database_path.parent) as scratch:
+        pycolmap.set_random_seed(seed)
+        try:
+            model = pycolmap.triangulate_points(model, str(database_path), scratch, scratch, True, o)
+        except (RuntimeError, ValueError) as e:
+            raise StageError(f"pycolmap stopped: {str(e).splitlines()[0]}", "check the poses and intrinsics") from e
+        return _to_sparse(model, image_of)
 
 
 def _to_sparse(reconstruction, image_of: dict[int, int]) -> SparseModel:

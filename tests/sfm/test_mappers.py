@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Both mappers on synthetic scenes: poses, focal length, fixed intrinsics, repeatability, partial success."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from medrecon.errors import MedreconError, StageError
+from medrecon.errors import InputError, MedreconError, StageError
 from medrecon.images import write_png
 from medrecon.metrics.poses import pose_errors
 from medrecon.plugins.contracts import Mapper
@@ -12,9 +14,14 @@ from medrecon.progress import Quiet
 from medrecon.sfm.cameras import CameraGroup
 from medrecon.sfm.global_mapping import GlobalMapper, GlobalMapperConfig
 from medrecon.sfm.incremental import IncrementalMapper, IncrementalMapperConfig, Rung
+from medrecon.sfm.known_poses import KnownPosesMapper, KnownPosesMapperConfig
 from medrecon.types import Camera, MatchGraph
 
-KINDS = {"incremental": (IncrementalMapper, IncrementalMapperConfig), "global": (GlobalMapper, GlobalMapperConfig)}
+KINDS = {
+    "incremental": (IncrementalMapper, IncrementalMapperConfig),
+    "global": (GlobalMapper, GlobalMapperConfig),
+    "known-poses": (KnownPosesMapper, KnownPosesMapperConfig),
+}
 
 
 def run(scene, tmp_path, kind="incremental", seed=0, progress=None, **options):
@@ -286,3 +293,39 @@ def test_known_intrinsics_options_are_checked():
     with pytest.raises(ValidationError, match="f, cx, cy, k1"):
         IncrementalMapperConfig(intrinsics=(1, 2, 3))
     assert IncrementalMapperConfig(refine_intrinsics=False).refine_intrinsics == "false"
+
+
+def test_known_poses_are_kept_to_the_bit_and_points_lie_on_the_body(scenes, tmp_path):
+    """Points against the true ones: those on the ray of each observation."""
+    scene = scenes.make(
+        scenes.orbit(8, wobble=0.1), folder=tmp_path, known_cameras=True, known_poses=True, frame_ids=range(5, 45, 5)
+    )
+    model = run(scene, tmp_path, "known-poses")
+    assert model.registered_ids == list(range(5, 45, 5)) and not model.unregistered
+    for i, pose in scene.cam_from_world.items():
+        assert np.abs(model.cam_from_world[i].matrix() - pose.matrix()).max() < 1e-9
+        assert model.cameras[i] == scene.camera
+    gap = np.linalg.norm(model.points[:, None] - scene.points[None], axis=2).min(1)  # mm
+    assert len(model.points) > 200 and np.median(gap) < 0.5 and np.percentile(gap, 95) < 2
+    assert model.mean_reprojection_px < 0.6
+    assert_same(model, run(scene, tmp_path, "known-poses"))
+
+
+def test_frames_without_a_pose_stay_out_and_none_is_an_error(scenes, tmp_path):
+    scene = scenes.make(scenes.orbit(8, wobble=0.1), folder=tmp_path, known_cameras=True, known_poses=True)
+    bare = [replace(f, cam_from_world_mm=None) if f.frame_id > 5 else f for f in scene.frames.frames]
+    scene.frames = replace(scene.frames, frames=tuple(bare))
+    model = run(scene, tmp_path, "known-poses")
+    assert model.registered_ids == list(range(6)) and set(model.unregistered) == {6, 7}
+    scene.frames = replace(scene.frames, frames=tuple(replace(f, cam_from_world_mm=None) for f in bare))
+    with pytest.raises(InputError, match="0 of 8 frames bring a pose"):
+        run(scene, tmp_path, "known-poses")
+
+
+def test_poses_that_do_not_fit_the_pictures_are_said(scenes, tmp_path):
+    scene = scenes.make(scenes.orbit(6, wobble=0.1), folder=tmp_path, known_cameras=True, known_poses=True)
+    poses = [f.cam_from_world_mm for f in scene.frames.frames]
+    shuffled = [replace(f, cam_from_world_mm=poses[(k + 1) % 6]) for k, f in enumerate(scene.frames.frames)]
+    scene.frames = replace(scene.frames, frames=tuple(shuffled))
+    with pytest.raises(StageError, match="do not fit together"):
+        run(scene, tmp_path, "known-poses")
