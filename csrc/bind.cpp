@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python module: what was built, and the core maths one scalar at a time for tests. The operators themselves are
-// registered by operators/*.cpp when this library is loaded. Only pybind11 is needed: torch/extension.h costs a minute to compile.
+// registered by operators/*_op.inl.h when this library is loaded. Only pybind11 is needed: torch/extension.h costs a minute to compile.
 #include <pybind11/pybind11.h>
 #include <torch/version.h>
 

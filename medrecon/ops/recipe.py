@@ -26,17 +26,7 @@ CPP_SOURCES = (
     "cpu/resample.cpp",
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
-    "operators/cast_rays_op.cpp",
-    "operators/composite_op.cpp",
-    "operators/composite_packed_op.cpp",
-    "operators/encoding_op.cpp",
-    "operators/field_op.cpp",
-    "operators/fused_grid_op.cpp",
-    "operators/grid_op.cpp",
-    "operators/lazy_adam_op.cpp",
-    "operators/march_op.cpp",
-    "operators/resample_op.cpp",
-    "operators/sinkhorn_op.cpp",
+    "operators/all.cpp",
 )
 CUDA_SOURCES = (
     "cuda/cast_rays.cu",
@@ -78,7 +68,7 @@ def cxx_flags() -> list[str]:
     """No -march=native (a wheel runs on other machines), no fast-math; torch adds the C++ standard it needs."""
     if sys.platform == "win32":
         return ["/O2", "/openmp"]
-    flags = ["-O3", "-fvisibility=hidden"]
+    flags = ["-O3", "-g0", "-fvisibility=hidden"]  # -g0: what is linked is stripped, and Python's own flags say -g
     if sys.platform == "linux":
         # At compile time only: the OpenMP runtime is then torch's own, already loaded, and set_num_threads governs it.
         flags.append("-fopenmp")

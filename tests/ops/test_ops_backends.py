@@ -7,14 +7,13 @@ import shutil
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from source_copy import ROOT, copy_package, without_optimiser
 
 from medrecon.ops import recipe, selftest
 
-ROOT = Path(__file__).resolve().parents[2]
 REPORT = """
 import json, logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -32,12 +31,8 @@ print(json.dumps({"name": info.name, "reason": info.reason, "value": value, "for
 @pytest.fixture
 def bare(tmp_path):
     """A copy of what the ops need, without built files; returns a function that runs Python in it."""
-    package = tmp_path / "copy" / "medrecon"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    shutil.copy(ROOT / "medrecon" / "errors.py", package)
-    shutil.copytree(ROOT / "medrecon" / "ops", package / "ops", ignore=shutil.ignore_patterns("_C*", "__pycache__"))
-    shutil.copytree(ROOT / "csrc", tmp_path / "copy" / "csrc")
+    copy_package(tmp_path / "copy")
+    (tmp_path / "copy" / "medrecon" / "__init__.py").write_text("")
 
     def run(code=REPORT, **environment):
         inherited = {k: v for k, v in os.environ.items() if k not in ("MEDRECON_OPS", "CXX")}
@@ -158,6 +153,7 @@ def test_the_fallback_equals_the_kernels_through_the_selftest(bare):
 @pytest.mark.slow
 @pytest.mark.skipif(recipe.compiler() is None, reason="no C++ compiler")
 def test_a_first_use_builds_once_also_after_a_killed_build(bare):
+    without_optimiser(bare.folder)
     first = bare(MEDRECON_OPS="jit")
     assert _report(first)["reason"].startswith("built now") and "building the C++ kernels" in first.stderr
     (built,) = (bare.home / "ops").iterdir()

@@ -6,35 +6,29 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+import zipfile
 
 import pytest
+from source_copy import ROOT, copy_package, without_optimiser
 
 from medrecon.ops import recipe
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def setup(tmp_path):
-    """Copies what building needs; returns a function that runs a command of setup.py."""
+    """Copies what building needs; returns a function that runs a command of setup.py, or with -m one of a module."""
     tree = tmp_path / "tree"
-    (tree / "medrecon").mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "medrecon/__init__.py", "medrecon/errors.py"):
+    copy_package(tree)
+    for name in ("setup.py", "pyproject.toml", "medrecon/__init__.py"):
         shutil.copy(ROOT / name, tree / name)
     for name in ("README.md", "LICENSE", "NOTICE"):
         (tree / name).write_text("")
-    shutil.copytree(ROOT / "csrc", tree / "csrc")
-    shutil.copytree(ROOT / "medrecon/ops", tree / "medrecon/ops", ignore=shutil.ignore_patterns("_C*", "__pycache__"))
 
     def run(*command, **environment):
         inherited = {k: v for k, v in os.environ.items() if k not in ("CXX", "MEDRECON_BUILD", "MEDRECON_OPS")}
+        what = command if command[0] == "-m" else ("setup.py", *command)
         return subprocess.run(
-            [sys.executable, "setup.py", *command],
-            cwd=tree,
-            env=inherited | environment,
-            capture_output=True,
-            text=True,
+            [sys.executable, *what], cwd=tree, env=inherited | environment, capture_output=True, text=True
         )
 
     run.tree = tree
@@ -71,13 +65,34 @@ def test_an_unknown_mode_is_refused(setup):
 
 @pytest.mark.slow
 @pytest.mark.skipif(recipe.compiler() is None, reason="no C++ compiler")
-def test_the_prebuilt_kernels_are_used_without_a_compiler(setup, tmp_path):
-    result = setup("build_ext", "--inplace", MEDRECON_BUILD="cpu")
-    assert result.returncode == 0, result.stderr
-    code = "import json, medrecon.ops as o; b = o.backend(); print(json.dumps([b.name, b.build_info, o.__file__]))"
-    environment = os.environ | {"PYTHONPATH": str(setup.tree), "CXX": "/nowhere/c++", "MEDRECON_HOME": str(tmp_path)}
-    environment.pop("MEDRECON_OPS", None)
-    used = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    name, info, where = json.loads(used.stdout)
-    assert name == "prebuilt" and where.startswith(str(setup.tree))
-    assert info["source_hash"] == recipe.source_hash(ROOT / "csrc")
+def test_the_wheel_works_elsewhere_without_compiler_and_ninja(setup, tmp_path):
+    without_optimiser(setup.tree)
+    command = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), ".")
+    built = setup(*command, MEDRECON_BUILD="cpu")
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("medrecon-*.whl")
+    assert not wheel.name.endswith("none-any.whl")  # it is of this platform
+
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:  # as pip would with --no-deps --target
+        archive.extractall(site)
+    shutil.rmtree(setup.tree)
+    code = """
+import json, torch, medrecon.ops as ops
+value = ops.positional_encoding(torch.full((2, 3), 0.5), 0, 1)[0, 0].item()
+info = ops.backend()
+print(json.dumps([info.name, info.build_info, value]))
+"""
+    environment = {
+        "PYTHONPATH": str(site),
+        "PATH": str(elsewhere),
+        "MEDRECON_HOME": str(elsewhere),
+        "HOME": str(elsewhere),
+    }
+    used = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
+    assert used.returncode == 0, used.stderr
+    name, info, value = json.loads(used.stdout)
+    assert name == "prebuilt" and info["file"].startswith(str(site))
+    assert value == pytest.approx(0.479425538604203, abs=1e-7)
+    assert not list(elsewhere.iterdir())  # nothing was built on first use

@@ -6,7 +6,7 @@
 #include "../cpu/fused_grid.h"
 #include "march_inputs.h"
 
-namespace medrecon {
+namespace medrecon::fused_grid_op {
 namespace {
 
 using Optional = std::optional<Tensor>;
@@ -192,7 +192,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::fused_grid_op
 
-MR_SCHEMAS(medrecon::schemas)
-TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::implement(m); }
+MR_SCHEMAS(medrecon::fused_grid_op::schemas)
+TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::fused_grid_op::implement(m); }

@@ -5,7 +5,7 @@
 #include "../cpu/field.h"
 #include "tensors.h"
 
-namespace medrecon {
+namespace medrecon::field_op {
 namespace {
 
 using Optional = std::optional<Tensor>;
@@ -195,7 +195,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::field_op
 
-MR_SCHEMAS(medrecon::schemas)
-TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::implement(m); }
+MR_SCHEMAS(medrecon::field_op::schemas)
+TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::field_op::implement(m); }

@@ -9,7 +9,7 @@
 #include "../cuda/sinkhorn.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::sinkhorn_op {
 namespace {
 
 void check_transport(const char* op, const Tensor& scores, const Tensor& bin_score, int64_t iterations) {
@@ -68,7 +68,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::sinkhorn_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::sinkhorn_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::sinkhorn_op::implement)

@@ -4,7 +4,7 @@
 #include "../cpu/lazy_adam.h"
 #include "tensors.h"
 
-namespace medrecon {
+namespace medrecon::lazy_adam_op {
 namespace {
 
 void lazy_adam(const Tensor& parameter, const Tensor& grad, const Tensor& mean, const Tensor& square, double lr, double beta1,
@@ -42,7 +42,7 @@ void schemas(torch::Library& m) {
 void implement(torch::Library& m) { m.impl("lazy_adam_", &lazy_adam); }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::lazy_adam_op
 
-MR_SCHEMAS(medrecon::schemas)
-TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::implement(m); }
+MR_SCHEMAS(medrecon::lazy_adam_op::schemas)
+TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::lazy_adam_op::implement(m); }

@@ -11,7 +11,7 @@
 #include "../cuda/composite.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::composite_packed_op {
 namespace {
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -121,7 +121,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::composite_packed_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::composite_packed_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::composite_packed_op::implement)

@@ -8,7 +8,7 @@
 #include "../cuda/cast_rays.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::cast_rays_op {
 namespace {
 
 // Dense copies of the checked inputs; they live as long as the pointers into them are used.
@@ -67,7 +67,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::cast_rays_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::cast_rays_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::cast_rays_op::implement)

@@ -12,7 +12,7 @@
 #include "../cuda/march.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::march_op {
 namespace {
 
 using Packed = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -89,7 +89,7 @@ void schemas(torch::Library& m) {
 void implement(torch::Library& m) { m.impl("march_rays", &march_rays); }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::march_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::march_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::march_op::implement)

@@ -6,7 +6,7 @@
 #include "../cuda/resample.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::resample_op {
 namespace {
 
 Tensor resample(const Tensor& t_, const Tensor& weights_, const Tensor& u_, double padding) {
@@ -35,7 +35,7 @@ void schemas(torch::Library& m) {
 void implement(torch::Library& m) { m.impl("resample", &resample); }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::resample_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::resample_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::resample_op::implement)

@@ -8,7 +8,7 @@
 #include "../cuda/composite.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::composite_op {
 namespace {
 
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -90,7 +90,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::composite_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::composite_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::composite_op::implement)

@@ -9,7 +9,7 @@
 #include "../cuda/encoding.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::encoding_op {
 namespace {
 
 constexpr int64_t kLargestDegree = 32;
@@ -98,7 +98,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::encoding_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::encoding_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::encoding_op::implement)

@@ -10,7 +10,7 @@
 #include "../cuda/grid.h"
 #endif
 
-namespace medrecon {
+namespace medrecon::grid_op {
 namespace {
 
 // Checked arguments, dense.
@@ -139,7 +139,7 @@ void implement(torch::Library& m) {
 }
 
 }  // namespace
-}  // namespace medrecon
+}  // namespace medrecon::grid_op
 
-MR_SCHEMAS(medrecon::schemas)
-MR_IMPLEMENTATIONS(medrecon::implement)
+MR_SCHEMAS(medrecon::grid_op::schemas)
+MR_IMPLEMENTATIONS(medrecon::grid_op::implement)
