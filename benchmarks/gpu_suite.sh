@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that can be learnt from one machine with torch and numpy (and nvcc and a GPU, where there are):
 #   benchmarks/gpu_suite.sh --out DIR [--minutes N] [--resume DIR] [--data SHARDS] [--training-minutes N]
-#                           [--only STEP,STEP...] [--set superpoint.KEY=VALUE]...
-# Builds the ops for the GPU at hand, selftest, CUDA tests, speed table; then trains SuperPoint and SuperGlue from the
+#                           [--scene FILE] [--only STEP,STEP...] [--set superpoint.KEY=VALUE]...
+# Builds the ops for the GPU at hand, selftest, CUDA tests, speed table; a minute of the demo scene through the grid ops, from
+# the FILE that benchmarks/make_grid_scene.py makes, left out without one; then trains SuperPoint and SuperGlue from the
 # shards (default: data/train in the repository; `medrecon train data --out data/train` makes them) and evaluates both on
 # the test subjects. Each step leaves its result as a file in DIR, also when another step fails.
 #   --minutes N           of this call, 25. The training is planned to end within it, --training-minutes N plans otherwise,
@@ -15,10 +16,10 @@
 # every part works and nothing else. summary.txt says so. Exit code 1 when a step failed or is unfinished.
 set -u
 
-usage() { sed -n '3,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '3,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 root="$(cd "$(dirname "$0")/.." && pwd)"
-out="" resume="" minutes=25 data="$root/data/train" training_minutes="" only="" superpoint_set=() superglue_set=() evaluate_set=()
+out="" resume="" scene="" minutes=25 data="$root/data/train" training_minutes="" only="" superpoint_set=() superglue_set=() evaluate_set=()
 while [ $# -gt 0 ]; do
   [ $# -gt 1 ] || usage
   case "$1" in
@@ -27,6 +28,7 @@ while [ $# -gt 0 ]; do
     --minutes) minutes="$2" ;;
     --training-minutes) training_minutes="$2" ;;
     --data) data="$2" ;;
+    --scene) scene="$2" ;;
     --only) only=",$2," ;;
     --set)
       case "$2" in
@@ -40,7 +42,7 @@ while [ $# -gt 0 ]; do
   shift 2
 done
 [ -n "$out$resume" ] || usage
-steps=",build,selftest_cpu,speed_cpu,selftest_cuda,tests_cuda,speed_cuda,train_superpoint,train_superglue,evaluate,"
+steps=",build,selftest_cpu,speed_cpu,selftest_cuda,tests_cuda,speed_cuda,scene,train_superpoint,train_superglue,evaluate,"
 for step in ${only//,/ }; do
   [[ "$steps" == *",$step,"* ]] || { echo "--only $step: there are${steps//,/ }" >&2; exit 2; }
 done
@@ -107,6 +109,13 @@ if [ -n "$gpu" ]; then
     say "tests_cuda: left out, pytest is not installed"
   fi
   step speed_cuda "$python" "$root/benchmarks/ops_speed.py" --device cuda --json "$out/speed_cuda.json"
+fi
+if [ -f "$scene" ]; then
+  # A minute of 20 and more, less of less.
+  step scene "$python" "$root/benchmarks/grid_scene.py" "$scene" --device "$([ -n "$gpu" ] && echo cuda || echo cpu)" \
+    --minutes "$(awk -v m="$minutes" 'BEGIN { print m < 20 ? m / 20 : 1 }')" --json "$out/scene.json"
+elif wanted scene; then
+  say "scene: left out, ${scene:+there is no }${scene:---scene FILE is not given}; benchmarks/make_grid_scene.py makes one"
 fi
 
 # Without a GPU; what --set says comes after these and therefore wins.

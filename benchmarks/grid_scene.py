@@ -37,6 +37,7 @@ class Scene:
 
     Attributes:
         images: uint8 [V, H, W, 3]; pose: [V, 3, 4], world from camera; focal: pixels.
+        distance: [V], of the camera from the middle of the cube.
         training, held_out: numbers of the pictures.
     """
 
@@ -45,6 +46,7 @@ class Scene:
             self.images = torch.from_numpy(data["images"]).to(device)
             self.pose = torch.from_numpy(data["world_from_camera"]).to(device)
             self.focal = float(data["focal"])
+        self.distance = (self.pose[:, :, 3] - 0.5).norm(dim=-1)
         self.device = torch.device(device)
         self.height, self.width = self.images.shape[1:3]
         views = range(len(self.images))
@@ -52,15 +54,18 @@ class Scene:
         self.training = torch.tensor([i for i in views if i % 5 != 2], device=device)
 
     def rays(self, view: Tensor, row: Tensor, column: Tensor, step: float) -> dict[str, Tensor]:
-        """Of pixels [N], each as wide as a pixel or half an interval, whichever is more."""
+        """Of pixels [N], each as wide as a pixel or an interval, whichever is more; for `Field.arguments`."""
         x, y = (column + 0.5 - self.width / 2) / self.focal, (row + 0.5 - self.height / 2) / self.focal
+        local = torch.stack([x, y, torch.ones_like(x)], -1) * (x * x + y * y + 1).rsqrt()[:, None]
         pose = self.pose[view]
-        directions = (pose[:, :, :3] @ torch.stack([x, y, torch.ones_like(x)], -1)[..., None]).squeeze(-1)
-        origins, directions = pose[:, :, 3], F.normalize(directions, dim=-1)
-        far = origins.norm(dim=-1) + 2
-        distance = (origins - 0.5).norm(dim=-1)
-        radii = torch.clamp(step / distance, min=1 / self.focal) * 2 / 12**0.5  # mip-NeRF's, of something so wide
-        return {"origins": origins, "directions": directions, "near": torch.zeros_like(far), "far": far, "radii": radii}
+        radii = (step / self.distance).clamp(min=1 / self.focal) * 2 / 12**0.5  # mip-NeRF's, of something so wide
+        return {
+            "origins": pose[:, :, 3],
+            "directions": (pose[:, :, :3] @ local[..., None]).squeeze(-1),
+            "near": torch.zeros_like(x),
+            "far": self.distance[view] + 1,
+            "radii": radii[view],
+        }
 
     def hull(self, cells: int = 64) -> Tensor:
         """bool [CELLS^3], x fastest: cells that no training picture shows to be black."""

@@ -168,19 +168,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fused_grid_lo
   return {loss, rgb, seen, gradients.table, gradients.parameters, gradients.ray_bias, gradients.background};
 }
 
-#define MR_TENSORS                                                                                                       \
-  "Tensor origins, Tensor directions, Tensor near, Tensor far, Tensor occupancy, Tensor table, Tensor parameters, "      \
+#define MR_GRID_TENSOR_SCHEMA                                                                                              \
+  "Tensor origins, Tensor directions, Tensor near, Tensor far, Tensor occupancy, Tensor table, Tensor parameters, "        \
   "Tensor ray_bias, Tensor? jitter, Tensor? radii, Tensor? background"
-#define MR_NUMBERS                                                                                                       \
-  "int resolution, float step, float cone, int max_samples, float stop, int[] resolutions, int log2_size, int width, "   \
+#define MR_GRID_NUMBER_SCHEMA                                                                                              \
+  "int resolution, float step, float cone, int max_samples, float stop, int[] resolutions, int log2_size, int width, "     \
   "int layers, int colour_width, float density_shift"
 
 void schemas(torch::Library& m) {
-  m.def("fused_grid(" MR_TENSORS ", " MR_NUMBERS ") -> (Tensor, Tensor, Tensor, Tensor)", kTags);
-  m.def("fused_grid_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, " MR_TENSORS ", " MR_NUMBERS
+  m.def("fused_grid(" MR_GRID_TENSOR_SCHEMA ", " MR_GRID_NUMBER_SCHEMA ") -> (Tensor, Tensor, Tensor, Tensor)", kTags);
+  m.def("fused_grid_backward(Tensor grad_rgb, Tensor grad_depth, Tensor grad_opacity, " MR_GRID_TENSOR_SCHEMA ", " MR_GRID_NUMBER_SCHEMA
         ") -> (Tensor, Tensor, Tensor, Tensor)",
         kTags);
-  m.def("fused_grid_loss(" MR_TENSORS ", Tensor target, Tensor ray_weight, " MR_NUMBERS
+  m.def("fused_grid_loss(" MR_GRID_TENSOR_SCHEMA ", Tensor target, Tensor ray_weight, " MR_GRID_NUMBER_SCHEMA
         ") -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
         kTags);
 }

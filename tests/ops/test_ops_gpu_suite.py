@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,3 +50,17 @@ def test_a_step_that_does_not_exist_is_named_with_those_that_do(tmp_path):
 def test_no_time_left_is_a_failure_that_is_said(tmp_path):
     result = _run("--out", str(tmp_path), "--minutes", "0")
     assert result.returncode == 1 and "selftest_cpu: no time left" in result.stdout
+
+
+def test_the_demo_scene_is_trained_from_its_file_or_left_out(tmp_path):
+    result = _run("--out", str(tmp_path / "none"), "--only", "scene")
+    assert result.returncode == 0 and "scene: left out, --scene FILE is not given" in result.stdout
+    poses = np.tile(np.float32([[1, 0, 0, 0.5], [0, 1, 0, 0.5], [0, 0, 1, -1]]), (6, 1, 1))  # six times the same view
+    images = np.zeros((6, 16, 16, 3), np.uint8)
+    images[:, 4:12, 4:12] = 200
+    np.savez(tmp_path / "scene.npz", images=images, world_from_camera=poses, focal=np.float32(20))
+    arguments = ("--minutes", "1", "--only", "scene", "--scene", str(tmp_path / "scene.npz"))
+    result = _run("--out", str(tmp_path / "out"), *arguments)
+    assert result.returncode == 0, result.stdout
+    figures = json.loads((tmp_path / "out" / "scene.json").read_text())
+    assert figures["steps"] > 0 and figures["held_out_psnr_db"] > 10 and figures["frame_ms"] > 0
