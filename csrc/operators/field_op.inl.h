@@ -3,7 +3,12 @@
 #include <tuple>
 
 #include "../cpu/field.h"
+#include "../cuda/field.h"
 #include "tensors.h"
+
+#if defined(MEDRECON_WITH_CUDA)
+#include <ATen/Context.h>
+#endif
 
 namespace medrecon::field_op {
 namespace {
@@ -91,13 +96,45 @@ void point(T** pointer, const Tensor& output) {
   *pointer = out<T>(output);
 }
 
+#if defined(MEDRECON_WITH_CUDA)
+// As torch's own products of float matrices: torch.set_float32_matmul_precision.
+cuda::FieldPrecision precision() {
+  switch (at::globalContext().float32MatmulPrecision()) {
+    case at::Float32MatmulPrecision::HIGHEST:
+      return cuda::FieldPrecision::kExact;
+    case at::Float32MatmulPrecision::HIGH:
+      return cuda::FieldPrecision::kTf32;
+    default:
+      return cuda::FieldPrecision::kBf16;
+  }
+}
+#endif
+
+template <typename T>
+void render(const Field& field, const cpu::FieldTask<T>& task) {
+  if (!field.t.is_cuda()) return cpu::fused_field(field.shape, task);
+#if defined(MEDRECON_WITH_CUDA)
+  TORCH_CHECK(cuda::field_fits(field.shape),
+              "fused_field: on CUDA at most 4 layers, 16 octaves, width and colour_width 128");
+  const c10::cuda::CUDAGuard guard(field.t.device());
+  const cuda::FieldPrecision chosen = precision();
+  const int64_t size = cuda::field_work_size<T>(field.shape, task, chosen);
+  const Tensor work = at::empty({size}, field.t.options().dtype(at::kByte));
+  const int code = cuda::fused_field<T>(c10::cuda::getCurrentCUDAStream().stream(), field.shape, task, chosen,
+                                        work.mutable_data_ptr<uint8_t>());
+  TORCH_CHECK(code == 0, "fused_field: CUDA launch failed: ", cudaGetErrorString(static_cast<cudaError_t>(code)));
+#else
+  TORCH_CHECK(false, "fused_field: built without CUDA");
+#endif
+}
+
 // Renders in the field's scalar type, after fill(task) has pointed to what is wanted.
 template <typename Fill>
 void run(const Field& field, const Fill& fill) {
   const auto in_type = [&](auto scalar) {
     auto task = field.task<decltype(scalar)>();
     fill(&task);
-    cpu::fused_field(field.shape, task);
+    render(field, task);
   };
   if (field.t.scalar_type() == at::kFloat) {
     in_type(float{});
@@ -198,4 +235,4 @@ void implement(torch::Library& m) {
 }  // namespace medrecon::field_op
 
 MR_SCHEMAS(medrecon::field_op::schemas)
-TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::field_op::implement(m); }
+MR_IMPLEMENTATIONS(medrecon::field_op::implement)

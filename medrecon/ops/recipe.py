@@ -32,6 +32,7 @@ CUDA_SOURCES = (
     "cuda/cast_rays.cu",
     "cuda/composite.cu",
     "cuda/encoding.cu",
+    "cuda/field.cu",
     "cuda/grid.cu",
     "cuda/march.cu",
     "cuda/resample.cu",

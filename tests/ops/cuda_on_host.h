@@ -21,10 +21,13 @@
 #define __device__
 #define __shared__ static
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct Index {
   unsigned x;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
 };
 inline Index threadIdx, blockIdx, blockDim, gridDim;
 
@@ -164,6 +167,56 @@ inline unsigned __ballot_sync(unsigned, bool mine) {
   return all;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
+// What the matrix units do: c [16, 8] += a [16, depth] b [depth, 8], of which the lanes of a warp hold the elements that the PTX
+// ISA says. element(i, j, ...) finds one among what the lanes gave. Sums are formed in double.
+namespace on_host {
+
+struct Fragments {
+  uint32_t a[4], b[2];
+};
+inline Fragments given[1024];
+
+inline float as_float(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+template <typename ElementA, typename ElementB>
+void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int depth, const ElementA& of_a,
+              const ElementB& of_b) {
+  const Fragments* lanes = given + threadIdx.x / 32 * 32;
+  std::memcpy(given[threadIdx.x].a, a, sizeof(a));
+  std::memcpy(given[threadIdx.x].b, b, sizeof(b));
+  wait_for(warp());
+  const int group = threadIdx.x % 32 / 4, part = threadIdx.x % 4;
+  for (int r = 0; r < 4; ++r) {
+    double sum = c[r];
+    for (int k = 0; k < depth; ++k) sum += double{of_a(lanes, group + r / 2 * 8, k)} * of_b(lanes, k, 2 * part + r % 2);
+    c[r] = static_cast<float>(sum);
+  }
+  wait_for(warp());
+}
+
+}  // namespace on_host
+
+inline void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  using on_host::Fragments;
+  const auto half = [](uint32_t pair, int k) { return on_host::as_float(k % 2 == 0 ? pair << 16 : pair & 0xffff0000u); };
+  on_host::multiply(
+      c, a, b, 16,
+      [&](const Fragments* lanes, int i, int k) { return half(lanes[i % 8 * 4 + k % 8 / 2].a[i / 8 + k / 8 * 2], k); },
+      [&](const Fragments* lanes, int k, int j) { return half(lanes[j * 4 + k % 8 / 2].b[k / 8], k); });
+}
+
+inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  using on_host::Fragments;
+  const auto upper = [](uint32_t bits) { return on_host::as_float(bits & ~0x1fffu); };  // the units do not read the rest
+  on_host::multiply(
+      c, a, b, 8, [&](const Fragments* lanes, int i, int k) { return upper(lanes[i % 8 * 4 + k % 4].a[i / 8 + k / 4 * 2]); },
+      [&](const Fragments* lanes, int k, int j) { return upper(lanes[j * 4 + k % 4].b[k / 4]); });
+}
 
 // Fibers give way only where they wait: no other thread comes between these reads and writes.
 using Word = unsigned long long;

@@ -12,6 +12,8 @@ from . import checks
 
 MOST_LAYERS = 8
 WIDEST = 1024
+# On CUDA, a tile's activations must fit into the memory that a block of threads shares.
+CUDA_MOST_LAYERS, CUDA_WIDEST, CUDA_MOST_OCTAVES = 4, 128, 16
 
 
 def fused_field(
@@ -56,13 +58,18 @@ def fused_field(
         gradients, all gradients come from the plain-torch twin, which is several times slower.
         In float32, octaves whose damping is below half a rounding unit of 1 for neighbouring samples are left out.
 
+    On CUDA, float32 products follow `torch.set_float32_matmul_precision`, as torch's own do: "highest" (the default) in
+    float32, "high" with factors rounded to TensorFloat32, "medium" to bfloat16, each with sums in float32; the backward
+    pass in what is set when it runs. Networks of more than 4 layers, 16 octaves or a width or colour_width of 128 go
+    through the plain-torch twin there.
+
     Raises:
         ValueError: a shape, dtype, device or number does not fit; the message names it.
     """
     numbers = (min_deg, max_deg, width, layers, colour_width, float(density_shift), float(density_gain))
     tensors = (t, origins, directions, radii, parameters, ray_bias)
     _check("fused_field", tensors, background, mask, numbers)
-    if _kernel_serves(t, origins, directions, radii):
+    if _kernel_serves(tensors[:4], numbers):
         return torch.ops.medrecon.fused_field.default(*tensors, background, mask, *numbers)
     return reference.fused_field(*tensors, background, mask, *numbers)
 
@@ -111,15 +118,22 @@ def fused_field_loss(
     if torch.is_grad_enabled() and (target.requires_grad or ray_weight.requires_grad):
         raise ValueError(f"{op}: target and ray_weight get no gradients; detach them, or use fused_field")
     rest = (background, mask, target, ray_weight, *numbers)
-    if _kernel_serves(t, origins, directions, radii):
+    if _kernel_serves(tensors[:4], numbers):
         loss, rgb, weights, *_ = torch.ops.medrecon.fused_field_loss.default(*tensors, *rest)
         return loss, rgb.detach(), weights.detach()
     return reference.fused_field_loss(*tensors, *rest)
 
 
-def _kernel_serves(*rays: Tensor) -> bool:
-    moving = torch.is_grad_enabled() and any(x.requires_grad for x in rays)
-    return rays[0].device.type == "cpu" and kernels_for("cpu") and not moving
+def _kernel_serves(rays: tuple[Tensor, ...], numbers: tuple) -> bool:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in rays):
+        return False
+    device = rays[0].device.type
+    return kernels_for(device) and (device != "cuda" or _fits_on_cuda(*numbers[:5]))
+
+
+def _fits_on_cuda(min_deg: int, max_deg: int, width: int, layers: int, colour_width: int) -> bool:
+    fits = layers <= CUDA_MOST_LAYERS and max_deg - min_deg <= CUDA_MOST_OCTAVES
+    return fits and max(width, colour_width) <= CUDA_WIDEST
 
 
 def _check(op: str, tensors: tuple[Tensor, ...], background: Tensor | None, mask: Tensor | None, numbers) -> None:
