@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fused field on a GPU: a block walks over the samples of its rays, tile by tile. The way back walks from the last sample to
-// the first and computes each tile anew. Gradients of the network are summed by each block for itself, and those sums, whose
-// number depends on the number of rays alone, in one order.
+// The fused field on a GPU: a block walks over the samples of its rays, tile by tile. The way back walks from the last sample
+// to the first and computes each tile anew. Gradients of the network are summed by each block for itself, and those sums,
+// whose number depends on the number of rays alone, in one order.
 #include "field.h"
 
 #include <type_traits>
@@ -21,12 +21,12 @@ inline int64_t parts_of(int64_t rays) { return rays < kParts ? rays : kParts; }
 template <typename Engine>
 struct Work {
   using T = typename Engine::Number;
-  typename Engine::Stored* packed;              // the matrices, padded
-  T* through;                                   // [rays] light that leaves each ray
-  T *rgb, *depth, *opacity, *weights;           // as in FieldTask
-  T* grad_rgb;                                  // [rays, 3] of the squared error
-  T* partial;                                   // [parts, parameters]
-  double* losses;                               // [parts]
+  typename Engine::Stored* packed;     // the matrices, padded
+  T* through;                          // [rays] light that leaves each ray
+  T *rgb, *depth, *opacity, *weights;  // as in FieldTask
+  T* grad_rgb;                         // [rays, 3] of the squared error
+  T* partial;                          // [parts, parameters]
+  double* losses;                      // [parts]
   int64_t bytes;
 
   Work(const TilePlan& plan, const FieldTask<T>& task, void* memory) : bytes(0) {
@@ -106,9 +106,9 @@ __device__ bool next_tile(Tile<Engine>* tile, Walk* walk) {
 }
 
 template <typename Engine>
-__global__ void __launch_bounds__(kFieldThreads, 2)
-    forward_kernel(TilePlan plan, FieldTask<typename Engine::Number> task, typename Engine::Stored* packed,
-                   typename Engine::Number* through) {
+__global__ void __launch_bounds__(kFieldThreads, Engine::kBlocks)
+    forward_kernel(const __grid_constant__ TilePlan plan, const __grid_constant__ FieldTask<typename Engine::Number> task,
+                   typename Engine::Stored* packed, typename Engine::Number* through) {
   using T = typename Engine::Number;
   extern __shared__ int4 memory[];
   __shared__ Carried<T> carried;
@@ -157,8 +157,9 @@ __device__ double squared_error(const FieldTask<T>& task, int64_t begin, int64_t
 }
 
 template <typename Engine>
-__global__ void __launch_bounds__(kFieldThreads, 2)
-    backward_kernel(TilePlan plan, FieldTask<typename Engine::Number> task, Work<Engine> work) {
+__global__ void __launch_bounds__(kFieldThreads, Engine::kBlocks)
+    backward_kernel(const __grid_constant__ TilePlan plan, const __grid_constant__ FieldTask<typename Engine::Number> task,
+                    Work<Engine> work) {
   using T = typename Engine::Number;
   extern __shared__ int4 memory[];
   __shared__ Carried<T> carried;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Raw-pointer entry point of the fused field on a GPU, for float and double; the arrays are those of cpu/field.h, on the device.
-// stream is a cudaStream_t. Returns a cudaError_t as int (0: launched). Nothing synchronises with the host.
+// Raw-pointer entry point of the fused field on a GPU, for float and double; the arrays are those of cpu/field.h, on the
+// device. stream is a cudaStream_t. Returns a cudaError_t as int (0: launched). Nothing synchronises with the host.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace medrecon::cuda {
 
-using cpu::FieldTask;  // with pointers to the device; the forward outputs must all be there, unless there are gradients
+using cpu::FieldTask;  // with pointers to the device
 
-// What multiplies floats: ordinary instructions, or matrix units with factors rounded to 11 or 8 significant bits, which sum in
-// float. Doubles are always exact.
+// What multiplies floats: ordinary instructions, or matrix units with factors rounded to 11 or 8 significant bits, which sum
+// in float. Doubles are always exact.
 enum class FieldPrecision { kExact, kTf32, kBf16 };
 
 // Larger networks, whose activations are more than a block can share, are not computed.

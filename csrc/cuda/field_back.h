@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way back through a tile of the fused field; for .cu files only. Rows are in descending order of their samples. Gradients
-// of activations overwrite these, those of the network are added to `gradient`, which belongs to the block.
+// The way back through a tile of the fused field; for .cu files only. Rows are in descending order of their samples.
+// Gradients of activations overwrite these, those of the network are added to `gradient`, which belongs to the block.
 #pragma once
 
 #include "field_tile.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tile of the fused field on a GPU: samples of some rays, a row each, whose encoding and activations stay in shared memory.
-// For .cu files only. All functions are called by the whole block; where one says so, it ends with a barrier.
+// A tile of the fused field on a GPU: samples of some rays, a row each, whose encoding and activations stay in shared
+// memory. For .cu files only. All functions are called by the whole block; where one says so, it ends with a barrier.
 #pragma once
 
 #include "../core/encoding.h"
@@ -14,7 +14,7 @@ namespace medrecon::cuda {
 constexpr int kFieldThreads = 256;
 constexpr int kMostRows = 64;
 constexpr int kMostFieldLayers = 4;
-constexpr int64_t kSharedBytes = 96 * 1024;  // every GPU from sm_80 on lets a block have 99 KiB; some are for single variables
+constexpr int64_t kSharedBytes = 96 * 1024;  // of a tile; every GPU from sm_80 on lets a block have 99 KiB
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 MR_HD int64_t round_up_to(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

@@ -13,6 +13,13 @@
 
 #include "../core/hd.h"
 
+// Of the GPU that is compiled for; fused_field is not called on one without.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define MR_MATRIX_UNITS 1
+#else
+#define MR_MATRIX_UNITS 0
+#endif
+
 namespace medrecon::cuda {
 
 constexpr int kLanes = 32;
@@ -33,7 +40,7 @@ MR_HD float number_of(Brain x) {
 MR_HD void keep(float x, float* to) { *to = x; }
 MR_HD void keep(double x, double* to) { *to = x; }
 MR_HD void keep(float x, Brain* to) {  // to the nearest, ties to even
-#if defined(__CUDA_ARCH__)
+#if MR_MATRIX_UNITS
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to->bits) : "f"(x));
 #else
   uint32_t bits;
@@ -46,7 +53,7 @@ MR_HD void keep(float x, Brain* to) {  // to the nearest, ties to even
 // The float as the matrix units take it: to the nearest of 10 bits behind the point, ties away from 0.
 MR_HD uint32_t tf32_of(float x) {
   uint32_t bits;
-#if defined(__CUDA_ARCH__)
+#if MR_MATRIX_UNITS
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
 #else
   memcpy(&bits, &x, sizeof(bits));
@@ -55,17 +62,21 @@ MR_HD uint32_t tf32_of(float x) {
   return bits;
 }
 
-// c [16, 8] += a [16, k] b [k, 8], k = 8 or 16, by a warp; which lane has which element: PTX ISA, "Matrix fragments for mma".
+// c [16, 8] += a [16, k] b [k, 8], k = 8 or 16, by a warp. Which lane has which element: PTX ISA, fragments for mma.
 #if defined(__CUDACC__)
 __device__ __forceinline__ void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if MR_MATRIX_UNITS
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 __device__ __forceinline__ void multiply_bf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if MR_MATRIX_UNITS
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 #endif
 
@@ -84,6 +95,7 @@ struct Exact {
   using Number = T;
   using Stored = T;
   static constexpr int kPad = sizeof(T) == sizeof(float) ? 1 : 0;  // behind each row: rows begin in different banks
+  static constexpr int kBlocks = sizeof(T) == sizeof(float) ? 2 : 1;  // at a time, as far as registers go
 
   // finish(i, j, sum) for each element of a [m, k] b [k, n].
   template <typename Finish>
@@ -148,7 +160,7 @@ template <typename Fragments, int Pad>
 struct MatrixUnits {
   using Number = float;
   using Stored = typename Fragments::Stored;
-  static constexpr int kPad = Pad;
+  static constexpr int kPad = Pad, kBlocks = 2;
 
   // A warp makes 16 x 32 elements at a time.
   template <typename Finish>

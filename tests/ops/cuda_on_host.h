@@ -2,8 +2,8 @@
 // What the project's CUDA sources take from cuda_runtime.h, for the CPU. See cuda_on_host.py.
 //
 // The threads of a block are fibers of one ordinary thread. Each runs until it waits for others, so that whatever is read
-// before the barrier that its writer stands behind has its old value, and order_of_threads(true) turns the order round: a missing
-// barrier changes the result in one of the two orders.
+// before the barrier that its writer stands behind has its old value, and order_of_threads(true) turns the order round: a
+// missing barrier changes the result in one of the two orders.
 #pragma once
 
 #include <ucontext.h>
@@ -22,6 +22,7 @@
 #define __shared__ static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct Index {
   unsigned x;
@@ -214,7 +215,8 @@ inline void multiply_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t 
   using on_host::Fragments;
   const auto upper = [](uint32_t bits) { return on_host::as_float(bits & ~0x1fffu); };  // the units do not read the rest
   on_host::multiply(
-      c, a, b, 8, [&](const Fragments* lanes, int i, int k) { return upper(lanes[i % 8 * 4 + k % 4].a[i / 8 + k / 4 * 2]); },
+      c, a, b, 8,
+      [&](const Fragments* lanes, int i, int k) { return upper(lanes[i % 8 * 4 + k % 4].a[i / 8 + k / 4 * 2]); },
       [&](const Fragments* lanes, int k, int j) { return upper(lanes[j * 4 + k % 4].b[k / 4]); });
 }
 

@@ -12,9 +12,12 @@ import torch
 from medrecon.ops import recipe
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
+# Bytes that a kernel of each file may spill to memory for want of registers.
+MOST_SPILLED = dict.fromkeys(recipe.CUDA_SOURCES, 0)
 TORCH_HEADER = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(recipe.nvcc() is None, reason="no nvcc")
 @pytest.mark.parametrize("name", recipe.CUDA_SOURCES)
 def test_cuda_source_compiles_for_each_architecture_without_spills(name, tmp_path):
@@ -27,7 +30,7 @@ def test_cuda_source_compiles_for_each_architecture_without_spills(name, tmp_pat
     text = result.stdout + result.stderr
     assert "sm_80" in text and "sm_90" in text
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", text)]
-    assert spills and max(spills) == 0
+    assert spills and max(spills) <= MOST_SPILLED[name]
 
 
 @pytest.mark.slow

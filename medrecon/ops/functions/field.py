@@ -60,8 +60,8 @@ def fused_field(
 
     On CUDA, float32 products follow `torch.set_float32_matmul_precision`, as torch's own do: "highest" (the default) in
     float32, "high" with factors rounded to TensorFloat32, "medium" to bfloat16, each with sums in float32; the backward
-    pass in what is set when it runs. Networks of more than 4 layers, 16 octaves or a width or colour_width of 128 go
-    through the plain-torch twin there.
+    pass in what is set when it runs. Networks of more than 4 layers, 16 octaves or a width or colour_width of 128, and
+    GPUs before compute capability 8.0, go through the plain-torch twin.
 
     Raises:
         ValueError: a shape, dtype, device or number does not fit; the message names it.
@@ -127,13 +127,20 @@ def fused_field_loss(
 def _kernel_serves(rays: tuple[Tensor, ...], numbers: tuple) -> bool:
     if torch.is_grad_enabled() and any(x.requires_grad for x in rays):
         return False
-    device = rays[0].device.type
-    return kernels_for(device) and (device != "cuda" or _fits_on_cuda(*numbers[:5]))
+    device = rays[0].device
+    return kernels_for(device.type) and (device.type != "cuda" or _fits_on_cuda(device.index, *numbers[:5]))
 
 
-def _fits_on_cuda(min_deg: int, max_deg: int, width: int, layers: int, colour_width: int) -> bool:
+def _fits_on_cuda(index: int, min_deg: int, max_deg: int, width: int, layers: int, colour_width: int) -> bool:
     fits = layers <= CUDA_MOST_LAYERS and max_deg - min_deg <= CUDA_MOST_OCTAVES
-    return fits and max(width, colour_width) <= CUDA_WIDEST
+    return fits and max(width, colour_width) <= CUDA_WIDEST and _has_matrix_units(index)
+
+
+def _has_matrix_units(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+_has_matrix_units._dynamo_marked_constant = True  # of the trace, as `kernels_for` is
 
 
 def _check(op: str, tensors: tuple[Tensor, ...], background: Tensor | None, mask: Tensor | None, numbers) -> None:
