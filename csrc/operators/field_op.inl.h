@@ -236,3 +236,8 @@ void implement(torch::Library& m) {
 
 MR_SCHEMAS(medrecon::field_op::schemas)
 MR_IMPLEMENTATIONS(medrecon::field_op::implement)
+#undef MR_FIELD_ARGUMENTS
+#undef MR_FIELD_NUMBERS
+#undef MR_FIELD
+#undef MR_TENSORS
+#undef MR_NUMBERS

@@ -196,3 +196,8 @@ void implement(torch::Library& m) {
 
 MR_SCHEMAS(medrecon::fused_grid_op::schemas)
 TORCH_LIBRARY_IMPL(medrecon, CPU, m) { medrecon::fused_grid_op::implement(m); }
+#undef MR_GRID_ARGUMENTS
+#undef MR_GRID_NUMBERS
+#undef MR_GRID_INPUTS
+#undef MR_TENSORS
+#undef MR_NUMBERS
