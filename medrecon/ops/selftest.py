@@ -111,7 +111,19 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
         numbers = dict(zip((*names, "density_shift"), inputs[11:]))
         return functions.fused_grid(*inputs[:8], background=inputs[10], **numbers)
 
+    field = {"width": 64, "layers": 2, "colour_width": 32, "density_shift": -1.0, "density_gain": 2.0}
+
+    def through_field(plain: bool) -> Callable:
+        def call(parameters: Tensor, ray_bias: Tensor, background: Tensor) -> tuple[Tensor, ...]:
+            fixed = [x.to(parameters) for x in (t, origins, directions, radii)]
+            if plain:
+                return reference.fused_field(*fixed, parameters, ray_bias, background, None, 0, 16, *field.values())
+            return functions.fused_field(*fixed, parameters, ray_bias, background=background, max_deg=16, **field)
+
+        return call
+
     n_parameters = 9 * 32 + 33 + 24 * 35 + 3
+    n_field_parameters = 97 * 64 + 65 * 64 + 65 + 32 * 67 + 3
     return [
         Case("cast_rays", functions.cast_rays, reference.cast_rays, (t, origins, directions, radii)),
         Case("positional_encoding", partial(encode, **degrees), partial(encode_plain, **degrees), (points,), 1e-6),
@@ -160,6 +172,16 @@ def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
             lambda *tensors: _floats(reference.march_rays(*tensors, bits.to(tensors[0].device), 16, 1 / 64)),
             tuple(dyadic),
             grads=False,
+        ),
+        Case(
+            "fused_field",
+            through_field(False),
+            through_field(True),
+            (
+                uniform(n_field_parameters, low=-0.2, high=0.2),
+                uniform(rays, 32, low=-1),
+                uniform(rays, 3),
+            ),
         ),
         Case(
             "fused_grid",

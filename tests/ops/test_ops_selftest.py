@@ -23,8 +23,10 @@ def test_selftest_passes_and_writes_json(tmp_path, capsys):
         "log_sinkhorn",
         "grid_encode",
         "march_rays",
+        "fused_field",
+        "fused_grid",
     }
-    assert "all 18 passed" in capsys.readouterr().out
+    assert "all 22 passed" in capsys.readouterr().out
 
 
 def _outcome(op, plain=reference.positional_encoding):
