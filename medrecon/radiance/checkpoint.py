@@ -35,7 +35,7 @@ class Trace:
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
 
 
-def _optimiser_state(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+def _optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Adam's moments by position of the parameter. Empty before the first step."""
     out = {}
     for i, p in enumerate(p for g in optimiser.param_groups for p in g["params"]):
@@ -47,11 +47,11 @@ def _optimiser_state(optimiser: torch.optim.Adam) -> dict[str, Tensor]:
     return out
 
 
-def _tensors(renderer: Renderer, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+def _tensors(renderer: Renderer, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {**{f"field.{k}": v for k, v in renderer.state_dict().items()}, **_optimiser_state(optimiser)}
 
 
-def save(folder: Path, renderer: Renderer, optimiser: torch.optim.Adam, trace: Trace, seed: int) -> None:
+def save(folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, trace: Trace, seed: int) -> None:
     """The tensors get a name of their own; checkpoint.json, renamed into place last, says which one holds."""
     tensors = folder / f"checkpoint-{trace.step:08d}.safetensors"
     write_tensors(tensors, _tensors(renderer, optimiser))
@@ -72,7 +72,7 @@ def save(folder: Path, renderer: Renderer, optimiser: torch.optim.Adam, trace: T
             old.unlink(missing_ok=True)
 
 
-def load(folder: Path, renderer: Renderer, optimiser: torch.optim.Adam, seed: int) -> Trace | None:
+def load(folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, seed: int) -> Trace | None:
     """Restores field and optimiser in place; None when there is no checkpoint.
 
     Raises:

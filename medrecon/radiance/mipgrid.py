@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
@@ -73,53 +74,64 @@ class MipGridRenderer(Renderer):
         self.table = torch.nn.Parameter((torch.rand(entries, c.features, generator=generator) * 2 - 1) * 1e-4)
         n_view = direction_size(c.direction_degree) + c.appearance_size
         self.network = FieldMlp(
-            c.levels * c.features, n_view, c.width, c.depth, c.density_shift, 1.0, generator, c.width, "exp"
+            c.levels * c.features, n_view, c.width, c.depth, c.density_shift + math.log(2), 1.0, generator,
+            c.width, "exp",
         )  # fmt: skip
         self.occupancy = CubeOccupancy(scene, c.occupancy_cells, c.occupancy_threshold)
         # Of rays lately, for the size of the next batch.
         self.register_buffer("samples_per_ray", torch.tensor(64.0))
 
-    def parameter_groups(self) -> list[dict]:
+    def optimiser(self, learning_rate: float) -> torch.optim.Optimizer:
         rest = [p for p in self.parameters() if p is not self.table]
-        return [{"params": rest}, {"params": [self.table], "rate": self.config.grid_rate}]
+        groups = [{"params": rest}, {"params": [self.table], "rate": self.config.grid_rate}]
+        return ops.LazyAdam(groups, lr=learning_rate)
 
     def batch_size(self, asked: int) -> int:
         return max(64, min(16 * asked, round(self.config.samples_per_batch / float(self.samples_per_ray))))
+
+    # The grid's cube is [0, 1]^3, the field frame's [-1, 1]^3: lengths halve, densities double.
 
     @property
     def _step(self) -> float:
         return 2 / self.config.samples
 
     def _encode(self, xyz: Tensor, sigma: Tensor) -> Tensor:
-        """Points and deviations in field units -> [M, levels * features]. The cube [-1, 1]^3 is the grid's."""
+        """Points and deviations in field units -> [M, levels * features]."""
         return ops.grid_encode((xyz + 1) / 2, sigma / 2, self.table, self.resolutions, self.config.log2_size)
 
-    def _march(self, rays: RayBatch, generator: torch.Generator | None, coarseness: int = 0) -> ops.Packed:
-        jitter = None
-        if generator is not None:
-            jitter = torch.rand(len(rays), generator=generator, device=generator.device)
-        return ops.march_rays(
+    def _view(self, rays: RayBatch, appearance: "str | Tensor | None") -> Tensor:
+        codes = self.appearance(rays.frame_ids, appearance)
+        return torch.cat([encode_direction(rays.directions, self.config.direction_degree), codes], -1)
+
+    def _fused(self, op: Callable, rays: RayBatch, appearance: "str | Tensor | None", *more: Tensor, **options):
+        c = self.config
+        return op(
             (rays.origins + 1) / 2, rays.directions / 2, rays.near.squeeze(-1), rays.far.squeeze(-1),
-            self.occupancy.bits, self.occupancy.cells, self._step * 2**coarseness, jitter=jitter,
+            self.occupancy.bits, self.table, self.network.flat_parameters(),
+            self.network.ray_bias(self._view(rays, appearance)), *more, resolution=self.occupancy.cells,
+            step=self._step, resolutions=self.resolutions, log2_size=c.log2_size, width=c.width, layers=c.depth,
+            colour_width=self.network.colour_width, density_shift=self.network.density_shift,
+            radii=rays.radii.squeeze(-1) / 2, stop=c.stop, **options,
         )  # fmt: skip
 
-    def _shade(self, rays: RayBatch, packed: ops.Packed, appearance) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def colour(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> Tensor:
+        return self._fused(ops.fused_grid, rays, appearance)[0]
+
+    def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        packed = ops.march_rays(
+            (rays.origins + 1) / 2, rays.directions / 2, rays.near.squeeze(-1), rays.far.squeeze(-1),
+            self.occupancy.bits, self.occupancy.cells, self._step,
+        )  # fmt: skip
         ray = packed.ray.long()
         middle = (packed.t0 + packed.t1)[:, None] / 2
         xyz = rays.origins[ray] + middle * rays.directions[ray]
         # The standard deviation across the cone (mip-NeRF eq. 8) is half its radius.
         features = self.network.features(self._encode(xyz, (middle * rays.radii[ray]).squeeze(1) / 2))
-        view = [encode_direction(rays.directions, self.config.direction_degree)]
-        view.append(self.appearance(rays.frame_ids, appearance))
-        rgb = self.network.colour(features, torch.cat(view, -1), ray)
-        density = self.network.density(features)
-        return ops.composite_packed(
-            rgb, density, packed.t0, packed.t1, packed.offsets, rays.directions, stop=self.config.stop
-        )
-
-    def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
-        packed = self._march(rays, None)
-        rgb, _, _, weights = self._shade(rays, packed, appearance)
+        rgb = self.network.colour(features, self._view(rays, appearance), ray)
+        rgb, _, _, weights = ops.composite_packed(
+            rgb, self.network.density(features), packed.t0, packed.t1, packed.offsets, rays.directions / 2,
+            stop=self.config.stop,
+        )  # fmt: skip
         return render_out(rgb, weights, packed)
 
     def loss(
@@ -127,16 +139,16 @@ class MipGridRenderer(Renderer):
     ) -> tuple[Tensor, dict[str, float]]:
         if step % self.config.occupancy_every == 0 and step > 0:
             self.occupancy.refresh(self._raw_density, 1 if step < 256 else 8, generator)
-        packed = self._march(rays, generator)
-        self.samples_per_ray.mul_(0.8).add_(0.2 * max(len(packed.ray) / max(len(rays), 1), 1.0))
-        seen = self._shade(rays, packed, None)[0]
-        error = (weight * ((seen - rgb) ** 2).mean(-1)).sum() / weight.sum().clamp_min(1e-12)
+        jitter = torch.rand(len(rays), generator=generator, device=generator.device)
+        share = weight / weight.sum().clamp_min(1e-12)
+        error, _, seen = self._fused(ops.fused_grid_loss, rays, None, rgb, share, jitter=jitter)
+        self.samples_per_ray.mul_(0.8).add_(0.2 * (seen.sum() / max(len(rays), 1)).clamp(min=1))
         mse = float(error.detach())
         return error, {"psnr_db": -10 * math.log10(max(mse, 1e-10)), "mse": mse}
 
     def _raw_density(self, xyz: Tensor) -> Tensor:
         sigma = torch.full((len(xyz),), self._step / math.sqrt(12)).to(xyz)
-        return self.network.density(self.network.features(self._encode(xyz, sigma)))
+        return self.network.density(self.network.features(self._encode(xyz, sigma))) / 2
 
     def density(self, xyz: Tensor) -> Tensor:
         inside = self.occupancy.contains(xyz).nonzero().squeeze(1)

@@ -23,7 +23,7 @@ class FieldMlp(nn.Module):
         density_shift, density_gain: density = gain * activation(raw + shift), per field unit (mip-NeRF: shift -1). A
             start well above zero matters: an empty start gets no gradient.
         colour_width: units of the colour head's hidden layer; None is half the width.
-        activation: softplus, or exp, which reaches large densities in few steps (instant-ngp); it ends at e^12.
+        activation: softplus, or exp, which reaches large densities in few steps (instant-ngp); it ends at e^15.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FieldMlp(nn.Module):
     def density(self, features: Tensor) -> Tensor:
         """[M, width] -> [M], per field unit."""
         raw = self.density_head(features).squeeze(-1) + self.density_shift
-        return self.density_gain * (F.softplus(raw) if self.activation == "softplus" else raw.clamp(max=12).exp())
+        return self.density_gain * (F.softplus(raw) if self.activation == "softplus" else raw.clamp(max=15).exp())
 
     def colour(self, features: Tensor, view: Tensor, ray: Tensor) -> Tensor:
         """features [M, width], view [N, n_view] per ray, ray int64 [M] (ray of each sample) -> [M, 3] in 0..1."""

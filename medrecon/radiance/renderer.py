@@ -47,9 +47,11 @@ class Renderer(nn.Module):
         """
         raise NotImplementedError
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """As torch's optimisers take them; "rate" (1 where absent) multiplies the group's learning rate."""
-        return [{"params": list(self.parameters())}]
+    def optimiser(self, learning_rate: float) -> torch.optim.Optimizer:
+        """What trains the field: Adam, or one with Adam's state. "rate" of a parameter group (1 where absent)
+        multiplies its learning rate.
+        """
+        return torch.optim.Adam(self.parameters(), lr=learning_rate, betas=(0.9, 0.99), eps=1e-15)
 
     def batch_size(self, asked: int) -> int:
         """Rays of the next training step, where the configuration asks for so many."""
@@ -63,6 +65,10 @@ class Renderer(nn.Module):
                 to every ray. A renderer without appearance ignores it.
         """
         raise NotImplementedError
+
+    def colour(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> Tensor:
+        """[N, 3]: the colours of `render`, where nothing else is wanted."""
+        return self.render(rays, appearance).rgb
 
     def loss(
         self, rays: RayBatch, rgb: Tensor, weight: Tensor, step: int, generator: torch.Generator

@@ -57,8 +57,7 @@ def train(
     renderer.to(device).train()
     pools = [p.to(device) for p in _pyramid(scene, frames, training)]
     glance = _Glance(scene, frames, seed, device) if scene.heldout_ids and training.evaluate_every else None
-    groups = renderer.parameter_groups()
-    optimiser = torch.optim.Adam(groups, lr=training.learning_rate, betas=(0.9, 0.99), eps=1e-15)
+    optimiser = renderer.optimiser(training.learning_rate)
     trace = _resume(out_dir, renderer, optimiser, seed, progress)
 
     progress.begin(training.iterations, "steps")
@@ -171,7 +170,7 @@ class _Glance:
     @torch.no_grad()
     def psnr_db(self, renderer: Renderer) -> float:
         renderer.eval()
-        parts = [renderer.render(self.rays[i : i + 2048], "mean").rgb for i in range(0, len(self.rays), 2048)]
+        parts = [renderer.colour(self.rays[i : i + 2048], "mean") for i in range(0, len(self.rays), 2048)]
         renderer.train()
         return _psnr(float(((torch.cat(parts) - self.rgb) ** 2).mean()))
 

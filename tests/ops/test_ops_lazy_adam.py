@@ -49,7 +49,7 @@ def test_what_has_no_gradient_is_left_alone(dtype):
         optimiser.step()
     assert torch.equal(three[::2], before[::2]) and ((three - before)[1::2].abs() > 1).all()
     state = optimiser.state[three]
-    assert not state["mean"][::2].any() and state["square"][1] > 0
+    assert not state["exp_avg"][::2].any() and state["exp_avg_sq"][1] > 0
 
 
 def test_kernel_and_reference_agree(kernels):

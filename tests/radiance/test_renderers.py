@@ -107,6 +107,24 @@ def test_mipnerf_in_one_pass_is_its_layers_one_after_the_other(scene_and_sparse)
         assert a.shape == parameter.shape and (a - b).norm() < 1e-4 * b.norm()
 
 
+def test_mipgrid_in_one_pass_is_its_steps_one_after_the_other(scene_and_sparse):
+    """Colours of the fused kernel against marching, encoding, network and compositing; the loss against both."""
+    scene, _ = scene_and_sparse
+    renderer = ready(scene, "mipgrid", depth=2)
+    with torch.no_grad():
+        renderer.table.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
+        rays = scene.rays(scene.train_ids[0])
+        whole = renderer.render(rays)
+        assert (whole.opacity > 0.5).any() and whole.rgb.std() > 0.05
+        torch.testing.assert_close(renderer.colour(rays), whole.rgb, rtol=1e-4, atol=1e-5)
+        # Density per field unit, as everywhere: twice the length of the grid's cube.
+        xyz = torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        sigma = torch.full((500,), renderer._step / np.sqrt(12))
+        features = renderer.network.features(renderer._encode(xyz, sigma))
+        inside = renderer.occupancy.contains(xyz)
+        torch.testing.assert_close(renderer.density(xyz), renderer.network.density(features) / 2 * inside)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_appearance_leaves_density_and_depth_bitwise_alone(scene_and_sparse, name):
     scene, _ = scene_and_sparse

@@ -54,10 +54,12 @@ class LazyAdam(torch.optim.Optimizer):
             raise ValueError(f"LazyAdam: a gradient is {grad.dtype} ({grad.layout}), expected dense float32 or float64")
         state = self.state[parameter]
         if not state:
-            state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
+            # Named as torch.optim.Adam names them.
+            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+            state.update(step=torch.zeros(()), **moments)
         state["step"] += 1
-        tensors = (parameter, grad, state["mean"], state["square"])
+        tensors = (parameter, grad, state["exp_avg"], state["exp_avg_sq"])
         dense = all(x.is_contiguous() for x in tensors)
         kernel = parameter.device.type == "cpu" and kernels_for("cpu") and dense
         call = torch.ops.medrecon.lazy_adam_.default if kernel else reference.lazy_adam
-        call(*tensors, float(group["lr"]), *map(float, group["betas"]), float(group["eps"]), state["step"])
+        call(*tensors, float(group["lr"]), *map(float, group["betas"]), float(group["eps"]), int(state["step"]))
