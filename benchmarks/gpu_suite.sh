@@ -100,7 +100,7 @@ say "machine: $(uname -sm), $(nproc 2>/dev/null || echo "?") cores, GPU: ${gpu:-
 step build "$python" -c 'import json, dataclasses, logging; logging.basicConfig(level="INFO"); import medrecon.ops as o
 print(json.dumps(dataclasses.asdict(o.backend()), indent=1))'
 step selftest_cpu "$python" -m medrecon.ops.selftest --json "$out/selftest_cpu.json"
-step speed_cpu "$python" "$root/benchmarks/ops_speed.py" --device cpu --json "$out/speed_cpu.json"
+step speed_cpu "$python" -m medrecon.bench.speed --quick --no-compile --device cpu --json "$out/speed_cpu.json"
 if [ -n "$gpu" ]; then
   step selftest_cuda "$python" -m medrecon.ops.selftest --device cuda --json "$out/selftest_cuda.json"
   if "$python" -c 'import pytest' 2>/dev/null; then
@@ -108,7 +108,7 @@ if [ -n "$gpu" ]; then
   else
     say "tests_cuda: left out, pytest is not installed"
   fi
-  step speed_cuda "$python" "$root/benchmarks/ops_speed.py" --device cuda --json "$out/speed_cuda.json"
+  step speed_cuda "$python" -m medrecon.bench.speed --device cuda --out "$out/speed_cuda" --json "$out/speed_cuda.json"
 fi
 if [ -f "$scene" ]; then
   # A minute of 20 and more, less of less.

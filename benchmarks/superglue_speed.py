@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from alternating import Timing, alternate
 from peers.superglue_eager import superglue as eager
 from peers.superglue_transformers import match as library_match
 from peers.superglue_transformers import transformers_superglue
 from superpoint_speed import photographs, resized
 
+from medrecon.bench.speed.alternating import Timing, alternate
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.images import cv2
 from medrecon.matching.superglue import SuperglueMatcher, SuperglueMatcherConfig

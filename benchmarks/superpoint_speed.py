@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import skimage
 import torch
-from alternating import Timing, alternate
 from peers.superpoint_eager import superpoint as eager
 from peers.superpoint_transformers import run, transformers_superpoint
 
+from medrecon.bench.speed.alternating import Timing, alternate
 from medrecon.features.superpoint import SuperpointExtractor, SuperpointExtractorConfig
 from medrecon.features.superpoint_network import SuperpointNetwork
 from medrecon.images import cv2, read_rgb, to_grey

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands that measure: front ends against exact truth, and on the user's own pictures."""
+"""Commands that measure: front ends against exact truth and on the user's own pictures, and the speed of the ops."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,25 @@ def _group() -> typer.Typer:
         options |= {"threads": threads, "overrides": tuple(override)}
         _run("front-ends", options, out, quick, seeds or 1, silent)
 
+    @group.command("speed")
+    def speed(
+        out: Path = OUT,
+        quick: bool = QUICK,
+        only: str = typer.Option("", "--only", help="Only rows whose op, kind or size contains this.", metavar="NAME"),
+        device: str = typer.Option("cpu", "--device", help="cpu or cuda."),
+        threads: int = THREADS,
+        compile: bool = typer.Option(True, "--compile/--no-compile", help="Also under torch.compile: minutes more."),
+        silent: bool = SILENT,
+    ):
+        """The ops, the training step and rendering beside plain torch and the machine's own limits."""
+        from medrecon.bench.speed import report
+        from medrecon.bench.speed.measure import run
+
+        results = run(out, device, quick, only, threads, compile, _nothing if silent else partial(print, flush=True))
+        written = report.write(results, out)
+        print(report.markdown(results))
+        print(f"results   {', '.join(str(path) for path in [out / 'results.json', *written])}")
+
     @group.command("shipping-rule")
     def shipping_rule_command(
         path: Path = typer.Argument(..., metavar="RESULTS.json", help="Of `medrecon bench matching`, not a quick one."),
@@ -138,6 +158,10 @@ def _run(name: str, options: dict[str, Any], out: Path, quick: bool, seeds: int 
     for table in sorted(out.glob("*.md")):
         print(table.read_text(encoding="utf-8"))
     print(f"results   {out / 'results.json'}")
+
+
+def _nothing(text: str) -> None:
+    pass
 
 
 def _options(overrides: list[str]) -> dict[str, Any]:
