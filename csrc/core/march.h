@@ -15,10 +15,13 @@ template <typename T>
 constexpr T rounding = sizeof(T) == sizeof(float) ? T(FLT_EPSILON) : T(DBL_EPSILON);
 
 // bits: cell (i, j, k) is bit i + R (j + R k). coarse [(R / 4)^3]: whether any of a coarse cell's is set; null: not known.
+// coarser [(R / 16)^3]: the same for 4^3 coarse cells. box: of each axis the first occupied cell and the one after the last.
 struct Occupancy {
   const uint8_t* bits;
   const uint8_t* coarse;
   int64_t resolution;
+  const uint8_t* coarser = nullptr;
+  const int64_t* box = nullptr;
 
   MR_HD bool occupied(int64_t i, int64_t j, int64_t k) const {
     const int64_t bit = i + resolution * (j + resolution * k);
@@ -99,6 +102,7 @@ struct RayMarch {
         far(far_),
         leave(far_),
         left(0) {
+    const T cell_size = T(1) / static_cast<T>(grid.resolution);
     T sum = near + jitter, enter = near;
     for (int j = 0; j < 3; ++j) {
       origin[j] = origin_[j];
@@ -110,12 +114,14 @@ struct RayMarch {
         if (!(origin[j] >= T(0) && origin[j] < T(1))) return;
         continue;
       }
-      const T low = (-slack[j] - origin[j]) * inverse[j], high = (T(1) + slack[j] - origin[j]) * inverse[j];
+      const T begin = grid.box == nullptr ? T(0) : static_cast<T>(grid.box[2 * j]) * cell_size;
+      const T end = grid.box == nullptr ? T(1) : static_cast<T>(grid.box[2 * j + 1]) * cell_size;
+      const T low = (begin - slack[j] - origin[j]) * inverse[j], high = (end + slack[j] - origin[j]) * inverse[j];
       const T first = low < high ? low : high, last = low < high ? high : low;
       enter = first > enter ? first : enter;
       leave = last < leave ? last : leave;
     }
-    if (!(sum - sum == T(0)) || !(near < far) || most < 1) return;
+    if (!(sum - sum == T(0)) || !(near < far) || most < 1 || enter > leave) return;
     if (at.middle() < enter && !at.skip(enter)) return;
     left = most;
   }
@@ -150,7 +156,13 @@ struct RayMarch {
       int64_t width = 1;
       if (grid.coarse != nullptr) {
         const int64_t r = grid.resolution / kCoarse;
-        if (!grid.coarse[cell[0] / kCoarse + r * (cell[1] / kCoarse + r * (cell[2] / kCoarse))]) width = kCoarse;
+        if (!grid.coarse[cell[0] / kCoarse + r * (cell[1] / kCoarse + r * (cell[2] / kCoarse))]) {
+          width = kCoarse;
+          if (grid.coarser != nullptr) {
+            const int64_t q = r / kCoarse, w = kCoarse * kCoarse;
+            if (!grid.coarser[cell[0] / w + q * (cell[1] / w + q * (cell[2] / w))]) width = w;
+          }
+        }
       }
       T exit = static_cast<T>(INFINITY);
       for (int j = 0; j < 3; ++j) {

@@ -45,7 +45,7 @@ void in_any_order(int64_t count, int64_t scratch_size, const Body& body) {
 template <typename T>
 void fused_grid(const FieldShape& shape, const FusedGridTask<T>& task) {
   const FusedGridKernels<T>& kernels = fused_grid_kernels<T>();
-  const std::vector<uint8_t> coarse = coarse_grid(task.march.occupancy, task.march.resolution, task.march.rays);
+  const OccupancyLevels occupancy(task.march.occupancy, task.march.resolution, task.march.rays);
   const int64_t rays = task.march.rays, most = std::max<int64_t>(1, most_intervals(task.march));
   const int64_t batch = std::min(kRays, std::max<int64_t>(1, kMostRows / most));
   // A wave has at least one row, and is filled up to whole blocks.
@@ -53,8 +53,7 @@ void fused_grid(const FieldShape& shape, const FusedGridTask<T>& task) {
   const FusedGridPlan<T> plan{&task,
                               FieldPlan(shape, 1, kernels.lanes, kernels.block),
                               grid_levels(task.resolutions, task.levels, task.log2_size),
-                              Occupancy{task.march.occupancy, coarse.empty() ? nullptr : coarse.data(),
-                                        task.march.resolution},
+                              occupancy.grid(),
                               batch,
                               space,
                               most,

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "../core/march.h"
 #include "parallel.h"
 
 namespace medrecon::cpu {
@@ -13,22 +12,54 @@ constexpr int64_t kBlock = 64;  // rays whose intervals are kept together
 
 }  // namespace
 
-std::vector<uint8_t> coarse_grid(const uint8_t* bits, int64_t resolution, int64_t rays) {
-  const int64_t r = resolution / kCoarse;
-  if (resolution % kCoarse != 0 || rays * 16 < r * r) return {};
-  std::vector<uint8_t> coarse(static_cast<size_t>(r * r * r));
+OccupancyLevels::OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays)
+    : bits_(bits), resolution_(resolution), box_{} {
+  const int64_t r = resolution / kCoarse, q = r / kCoarse;
+  if (resolution % kCoarse != 0 || rays * 16 < r * r) return;
+  coarse_.resize(static_cast<size_t>(r * r * r));
+  std::vector<uint8_t> filled(static_cast<size_t>(r * r));  // rows of coarse cells
   parallel_for(r * r, r, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      for (int64_t i = 0; i < r; ++i) coarse[row * r + i] = any_occupied(bits, resolution, i, row % r, row / r);
+      for (int64_t i = 0; i < r; ++i) {
+        filled[row] |= coarse_[row * r + i] = any_occupied(bits, resolution, i, row % r, row / r);
+      }
     }
   });
-  return coarse;
+  std::vector<uint8_t> columns(static_cast<size_t>(r));
+  int64_t low[3] = {0, r, r}, high[3] = {0, 0, 0};
+  for (int64_t row = 0; row < r * r; ++row) {
+    if (!filled[row]) continue;
+    const int64_t place[2] = {row % r, row / r};
+    for (int j = 0; j < 2; ++j) {
+      low[j + 1] = std::min(low[j + 1], place[j]);
+      high[j + 1] = std::max(high[j + 1], place[j] + 1);
+    }
+    for (int64_t i = 0; i < r; ++i) columns[i] |= coarse_[row * r + i];
+  }
+  while (low[0] < r && !columns[low[0]]) ++low[0];
+  for (int64_t i = 0; i < r; ++i) high[0] = columns[i] ? i + 1 : high[0];
+  for (int j = 0; j < 3; ++j) {
+    box_[2 * j] = kCoarse * low[j];
+    box_[2 * j + 1] = kCoarse * high[j];
+  }
+  if (r % kCoarse != 0) return;
+  coarser_.resize(static_cast<size_t>(q * q * q));
+  for (int64_t row = 0; row < r * r; ++row) {
+    if (!filled[row]) continue;
+    uint8_t* to = coarser_.data() + q * (row % r / kCoarse + q * (row / r / kCoarse));
+    for (int64_t i = 0; i < r; ++i) to[i / kCoarse] |= coarse_[row * r + i];
+  }
+}
+
+Occupancy OccupancyLevels::grid() const {
+  if (coarse_.empty()) return {bits_, nullptr, resolution_};
+  return {bits_, coarse_.data(), resolution_, coarser_.empty() ? nullptr : coarser_.data(), box_};
 }
 
 template <typename T>
 Marched<T>::Marched(const MarchArguments<T>& a, int64_t* offsets) : rays_(a.rays) {
-  const std::vector<uint8_t> coarse = coarse_grid(a.occupancy, a.resolution, a.rays);
-  const Occupancy grid{a.occupancy, coarse.empty() ? nullptr : coarse.data(), a.resolution};
+  const OccupancyLevels levels(a.occupancy, a.resolution, a.rays);
+  const Occupancy grid = levels.grid();
   posts_.resize(static_cast<size_t>((a.rays + kBlock - 1) / kBlock));
   parallel_for(static_cast<int64_t>(posts_.size()), 4096, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {

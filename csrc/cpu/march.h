@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "../core/march.h"
+
 namespace medrecon::cpu {
 
 // What a call marches; jitter [rays] or null, the other arrays as their names say.
@@ -18,9 +20,18 @@ struct MarchArguments {
   int64_t max_samples;
 };
 
-// Whether any of each coarse cell's cells is occupied. Empty where the resolution is no multiple of kCoarse, or so few rays come
-// that it would not pay.
-std::vector<uint8_t> coarse_grid(const uint8_t* bits, int64_t resolution, int64_t rays);
+// What lets rays leap far; nothing where the resolution is no multiple of kCoarse, or so few rays come that it would not pay.
+class OccupancyLevels {
+ public:
+  OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays);
+  // It points into this object.
+  Occupancy grid() const;
+
+ private:
+  const uint8_t* bits_;
+  int64_t resolution_, box_[6];
+  std::vector<uint8_t> coarse_, coarser_;
+};
 
 // The intervals of all rays, kept until the caller, who now knows how many, has room for them.
 template <typename T>
