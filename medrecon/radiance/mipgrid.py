@@ -114,8 +114,9 @@ class MipGridRenderer(Renderer):
             radii=rays.radii.squeeze(-1) / 2, stop=c.stop, **options,
         )  # fmt: skip
 
-    def colour(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> Tensor:
-        return self._fused(ops.fused_grid, rays, appearance)[0]
+    def render_basic(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        rgb, depth, opacity, _ = self._fused(ops.fused_grid, rays, appearance)
+        return RenderOut(rgb.clamp(0, 1), depth, opacity.clamp(0, 1))
 
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
         packed = ops.march_rays(

@@ -66,9 +66,9 @@ class Renderer(nn.Module):
         """
         raise NotImplementedError
 
-    def colour(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> Tensor:
-        """[N, 3]: the colours of `render`, where nothing else is wanted."""
-        return self.render(rays, appearance).rgb
+    def render_basic(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        """As `render`, where median and spread of the depth are not wanted: that may be much quicker."""
+        return self.render(rays, appearance)
 
     def loss(
         self, rays: RayBatch, rgb: Tensor, weight: Tensor, step: int, generator: torch.Generator

@@ -32,7 +32,9 @@ HIT = 0.5  # opacity from which a depth is given
 @torch.inference_mode()
 def render_rays(renderer: Renderer, rays: RayBatch, appearance: str | None, chunk: int, device: str) -> RenderOut:
     """Renders in chunks; the result lies on the CPU. Memory is bounded by ``chunk`` rays plus the result."""
-    parts = [renderer.render(rays[i : i + chunk].to(device), appearance) for i in range(0, max(len(rays), 1), chunk)]
+    parts = [
+        renderer.render_basic(rays[i : i + chunk].to(device), appearance) for i in range(0, max(len(rays), 1), chunk)
+    ]
     whole = lambda name: torch.cat([getattr(p, name).cpu() for p in parts])  # noqa: E731
     return RenderOut(whole("rgb"), whole("depth"), whole("opacity"))
 

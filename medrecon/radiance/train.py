@@ -170,7 +170,7 @@ class _Glance:
     @torch.no_grad()
     def psnr_db(self, renderer: Renderer) -> float:
         renderer.eval()
-        parts = [renderer.colour(self.rays[i : i + 2048], "mean") for i in range(0, len(self.rays), 2048)]
+        parts = [renderer.render_basic(self.rays[i : i + 2048], "mean").rgb for i in range(0, len(self.rays), 2048)]
         renderer.train()
         return _psnr(float(((torch.cat(parts) - self.rgb) ** 2).mean()))
 

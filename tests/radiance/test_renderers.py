@@ -116,7 +116,9 @@ def test_mipgrid_in_one_pass_is_its_steps_one_after_the_other(scene_and_sparse):
         rays = scene.rays(scene.train_ids[0])
         whole = renderer.render(rays)
         assert (whole.opacity > 0.5).any() and whole.rgb.std() > 0.05
-        torch.testing.assert_close(renderer.colour(rays), whole.rgb, rtol=1e-4, atol=1e-5)
+        basic = renderer.render_basic(rays)
+        for name in ("rgb", "depth", "opacity"):
+            torch.testing.assert_close(getattr(basic, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
         # Density per field unit, as everywhere: twice the length of the grid's cube.
         xyz = torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
         sigma = torch.full((500,), renderer._step / np.sqrt(12))
