@@ -59,6 +59,7 @@ class MipGridRenderer(Renderer):
     """
 
     name = "mipgrid"
+    iterations = 2500
 
     @property
     def has_appearance(self) -> bool:

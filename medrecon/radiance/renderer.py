@@ -24,9 +24,11 @@ class Renderer(nn.Module):
     Attributes:
         name: the component's name; it is written beside the trained field, which is loaded by it.
         config: the component's options.
+        iterations: optimiser steps of a training that asks for no number of its own.
     """
 
     name: str = ""
+    iterations: int = 5000
 
     def __init__(self, config: "ComponentConfig"):
         super().__init__()

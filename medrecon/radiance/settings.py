@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medrecon.config.base import ComponentConfig
 
@@ -13,7 +13,12 @@ from medrecon.config.base import ComponentConfig
 class TrainingConfig(ComponentConfig):
     """How any renderer is trained."""
 
-    iterations: int = Field(5000, ge=1, le=10_000_000, description="optimiser steps")
+    iterations: int | None = Field(
+        None, ge=1, le=10_000_000, description="optimiser steps; none: as many as the renderer wants"
+    )
+    minutes: float | None = Field(
+        None, gt=0, le=100_000, description="training time in place of steps; the result then depends on the machine"
+    )
     rays_per_batch: int = Field(512, ge=1, le=1_000_000, description="pixels drawn at random for one step")
     learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's rate after warm-up")
     learning_rate_final: float = Field(5e-4, gt=0, le=1, description="rate at the last step; exponential in between")
@@ -31,6 +36,12 @@ class TrainingConfig(ComponentConfig):
     holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
     evaluate_every: int = Field(500, ge=0, description="steps between glances at the held-out pictures; 0 = never")
     checkpoint_seconds: float = Field(30.0, gt=0, description="a killed run loses at most this much")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingConfig":
+        if self.iterations is not None and self.minutes is not None:
+            raise ValueError("give iterations or minutes, not both")
+        return self
 
 
 class RenderConfig(ComponentConfig):

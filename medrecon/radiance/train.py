@@ -18,13 +18,13 @@ from medrecon.radiance.interrupt import DeferredInterrupt
 from medrecon.radiance.pictures import PixelPool
 from medrecon.radiance.renderer import Renderer
 from medrecon.radiance.scene import Scene
+from medrecon.radiance.schedule import Schedule
 from medrecon.radiance.settings import TrainingConfig
 from medrecon.types import FrameSet, SparseModel
 from medrecon.types.storage import write_json
 
 __all__ = ["TrainingConfig", "train"]
 
-HISTORY_ENTRIES = 200  # at most about so many points of the curve are kept
 GLANCE_PIXELS = 4096  # of the held-out pictures together
 
 
@@ -41,12 +41,14 @@ def train(
     """Trains a renderer on the registered frames.
 
     Writes scene.json, field.safetensors, field.json and history.json. What a killed run with the same settings left in
-    ``out_dir`` is taken up again; the result is then bit for bit that of an undisturbed run.
+    ``out_dir`` is taken up again; the result is then bit for bit that of an undisturbed run, unless the clock ends it
+    (``training.minutes``).
 
     Raises:
         StageError: nothing to train on, or the training diverged.
         KeyboardInterrupt: after a checkpoint was saved.
     """
+    started = time.monotonic()
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     scene = Scene.from_sparse(frames, sparse, training)
@@ -60,17 +62,18 @@ def train(
     optimiser = renderer.optimiser(training.learning_rate)
     trace = _resume(out_dir, renderer, optimiser, seed, progress)
 
-    progress.begin(training.iterations, "steps")
-    progress.advance(trace.step)
-    saved = started = time.monotonic()
-    before = trace.seconds
+    schedule = Schedule.of(training, renderer.iterations)
+    progress.begin(schedule.steps or round(60 * training.minutes), "steps" if schedule.steps else "s")
+    progress.advance(trace.step if schedule.steps else int(trace.seconds))
+    saved, before = time.monotonic(), trace.seconds
     with DeferredInterrupt() as interrupt:
         try:
-            while trace.step < training.iterations:
-                _step(renderer, optimiser, scene, pools, training, trace, seed, device)
+            while not schedule.over(trace):
+                _step(renderer, optimiser, scene, pools, schedule, trace, seed, device)
+                second = int(trace.seconds)
                 trace.seconds = before + time.monotonic() - started
-                _record(renderer, training, trace, glance)
-                progress.advance(1, **_figures(trace))
+                _record(renderer, schedule, trace, glance)
+                progress.advance(1 if schedule.steps else int(trace.seconds) - second, **_figures(trace))
                 interrupt.check()
                 if time.monotonic() - saved >= training.checkpoint_seconds:
                     checkpoint.save(out_dir, renderer, optimiser, trace, seed)
@@ -89,21 +92,14 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def learning_rate(training: TrainingConfig, step: int) -> float:
-    """Linear warm-up, then exponential decay over the steps. Never a function of time."""
-    share = step / max(training.iterations - 1, 1)
-    rate = training.learning_rate * (training.learning_rate_final / training.learning_rate) ** share
-    warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
-    return rate * (0.1 + 0.9 * warm)
-
-
-def _step(renderer, optimiser, scene, pools, training, trace, seed, device) -> None:
+def _step(renderer, optimiser, scene, pools, schedule, trace, seed, device) -> None:
+    training = schedule.training
     generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step))
-    pool = pools[_pyramid_level(training, trace.step)]
+    pool = pools[schedule.pyramid_level(trace)]
     share = training.background_share if scene.background == "black" else 0.0
     rays, rgb = pool.rays(pool.draw(renderer.batch_size(training.rays_per_batch), share, generator), scene)
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(training, trace.step) * group.get("rate", 1.0)
+        group["lr"] = schedule.learning_rate(trace) * group.get("rate", 1.0)
     loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
     value = float(loss.detach())
     if not math.isfinite(value):
@@ -125,20 +121,14 @@ def _pyramid(scene: Scene, frames: FrameSet, training: TrainingConfig) -> list[P
     return [PixelPool.build(scene, frames, scene.train_ids, 0.5 ** (n - i)) for i in range(n + 1)]
 
 
-def _pyramid_level(training: TrainingConfig, step: int) -> int:
-    ends = np.cumsum(training.pyramid) * training.iterations
-    return int((step >= ends).sum())
-
-
 def _psnr(mse: float) -> float:
     return -10 * math.log10(max(mse, 1e-10))
 
 
-def _record(renderer: Renderer, training: TrainingConfig, trace: checkpoint.Trace, glance: "_Glance | None") -> None:
+def _record(renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, glance: "_Glance | None") -> None:
     """Adds an entry to the history when it is time for one."""
-    last = trace.step == training.iterations
-    look = glance is not None and (last or trace.step % training.evaluate_every == 0)
-    if not (last or look or trace.step % max(1, training.iterations // HISTORY_ENTRIES) == 0):
+    look = glance is not None and (schedule.over(trace) or trace.step % schedule.training.evaluate_every == 0)
+    if not (look or schedule.remembers(trace)):
         return
     loss, mse, n = trace.window
     entry = {"step": trace.step, "loss": loss / n, "psnr_db": _psnr(mse / n), "seconds": round(trace.seconds, 3)}

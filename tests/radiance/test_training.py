@@ -19,10 +19,11 @@ from medrecon.errors import InputError, StageError
 from medrecon.images import read_rgb, write_png
 from medrecon.progress import Quiet
 from medrecon.radiance import Scene, TrainingConfig, load_field
-from medrecon.radiance.checkpoint import NAME
+from medrecon.radiance.checkpoint import NAME, Trace
 from medrecon.radiance.field_files import sha256
 from medrecon.radiance.pictures import PixelPool
-from medrecon.radiance.train import learning_rate, train
+from medrecon.radiance.schedule import Schedule
+from medrecon.radiance.train import train
 from medrecon.runfolder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -264,9 +265,30 @@ def test_divergence_is_said(tmp_path, data):
 
 def test_learning_rate_is_a_function_of_the_step():
     training = small_training(iterations=100, learning_rate=1e-2, learning_rate_final=1e-4, warmup_steps=10)
-    rates = [learning_rate(training, s) for s in range(100)]
+    schedule = Schedule.of(training, 5000)
+    rates = [schedule.learning_rate(Trace(step=s, seconds=1e3 * s)) for s in range(100)]
     assert rates[0] < 0.3e-2 and max(rates) <= 1e-2 and rates[-1] == pytest.approx(1e-4)
     assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_the_clock_ends_a_training_that_asks_for_minutes(tmp_path, data):
+    training = small_training(iterations=None, minutes=0.03, pyramid=(0.5,), warmup_steps=0, checkpoint_seconds=1e-6)
+    schedule = Schedule.of(training, 5000)
+    at = [Trace(step=7, seconds=s) for s in (0, 0.8, 1.0, 1.8)]
+    assert [schedule.pyramid_level(t) for t in at] == [0, 0, 1, 1] and [schedule.over(t) for t in at] == 3 * [False] + [
+        True
+    ]
+    rates = [schedule.learning_rate(t) for t in at]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(training.learning_rate_final)
+    with pytest.raises(SystemExit):
+        train(*data, make(), training, tmp_path, 0, "cpu", StopAfter(1, "kill"))  # in the first second
+    spent = json.loads((tmp_path / NAME).read_text())["seconds"]
+    train(*data, make(), training, tmp_path, 0, "cpu", Quiet())
+    history = json.loads((tmp_path / "history.json").read_text())
+    # What is left of the time, not all of it again.
+    assert 0 < spent < 1.8 <= history[-1]["seconds"] < spent + 3 and history[-1]["step"] > 1
+    with pytest.raises(ValueError, match="not both"):
+        small_training(minutes=1)
 
 
 def test_a_trained_field_is_loaded_again(tmp_path, data):
