@@ -88,6 +88,9 @@ def add(app: typer.Typer) -> None:
         preset: str | None = typer.Option(
             None, "--preset", help="endoscopy, orbit, microscopy, fast-cpu; default by input."
         ),
+        minutes: float | None = typer.Option(
+            None, "--minutes", help="Training time of the radiance field; default: as many steps as it wants."
+        ),
         override: list[str] = OVERRIDE,
         from_stage: str | None = FROM,
         until: str | None = UNTIL,
@@ -110,6 +113,8 @@ def add(app: typer.Typer) -> None:
             source["name"] = guess_source(path)
         source.setdefault("path", str(path))
         data["source"] = source
+        if minutes is not None:
+            data["training"] = {**(data.get("training") or {}), "minutes": minutes}
         data.setdefault("preset", preset or ("endoscopy" if source["name"] == "video" else "orbit"))
         _execute(medrecon.load_config(data), out, from_stage, until, force, dry_run, quiet, events)
 

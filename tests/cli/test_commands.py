@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from medrecon.cli import main
 
@@ -32,6 +33,15 @@ def test_help_teaches_every_command(capfd):
         assert name in text
     assert "medrecon demo" in text
     assert "folder" in out_of(capfd, "reconstruct", "--help")
+
+
+def test_minutes_of_a_reconstruction_are_those_of_its_training(pictures, tmp_path, capfd):
+    out = tmp_path / "out"
+    out_of(capfd, "reconstruct", pictures, "--out", out, "--minutes", "2.5", "--until", "source")
+    assert yaml.safe_load((out / "run.yaml").read_text())["training"]["minutes"] == 2.5
+    for wrong in (["--minutes", "-1"], ["--minutes", "1", "-o", "training.iterations=5"]):
+        assert main(["reconstruct", str(pictures), "--out", str(tmp_path / "no"), *wrong]) == 2
+        assert "minutes" in capfd.readouterr().err
 
 
 def test_ctrl_c_while_a_module_loads_ends_with_130_all_the_same(tmp_path):
