@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """fused_grid and fused_grid_loss against the same field put together from the single references in float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -170,6 +174,23 @@ def test_results_repeat_bit_for_bit_with_any_number_of_threads(stop, kernels):
         results.append([*outputs, *grads, loss, rgb, seen, *torch.autograd.grad(loss, leaves)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+SCRIPT = """
+import torch
+from medrecon.ops import backend, selftest
+generator = torch.Generator().manual_seed(0)
+case = next(c for c in selftest.cases(generator) if c.name == "fused_grid")
+checked = [selftest.check(case, "cpu", dtype, generator, 1).ok for dtype in (torch.float32, torch.float64)]
+print(backend().build_info["simd"], *checked)
+"""
+
+
+@pytest.mark.parametrize("simd", ["baseline", "avx2"])
+def test_lesser_instruction_sets_compute_the_same(simd, kernels):
+    environment = os.environ | {"MEDRECON_SIMD": simd}
+    result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() in ([simd, "True", "True"], ["baseline", "True", "True"])
 
 
 def test_strides_do_not_matter(kernels):
