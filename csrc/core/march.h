@@ -45,11 +45,12 @@ MR_HD bool any_occupied(const uint8_t* bits, int64_t resolution, int64_t i, int6
 // an interval is max(step, cone t) long. The first part is computed from the index: a jump ends on the very same number.
 template <typename T>
 struct Lattice {
-  T start, step, growth, bend;
+  T start, step, inverse_step, growth, bend;
   int64_t index = 0;
   T t0, t1;
 
-  MR_HD Lattice(T start_, T step_, T cone) : start(start_), step(step_), growth(T(1) + cone) {
+  MR_HD Lattice(T start_, T step_, T cone)
+      : start(start_), step(step_), inverse_step(T(1) / step_), growth(T(1) + cone) {
     bend = cone > T(0) ? step / cone : static_cast<T>(INFINITY);
     t0 = start;
     t1 = next();
@@ -67,7 +68,7 @@ struct Lattice {
   MR_HD bool skip(T target) {
     advance();
     const T goal = target < bend ? target : bend;
-    const T ahead = (goal - t0) / step - T(0.5);
+    const T ahead = (goal - t0) * inverse_step - T(0.5);  // put right below where it is one too many or few
     if (t0 <= bend && ahead >= T(1)) {
       if (!(ahead < T(1) / rounding<T>)) return false;
       int64_t to = index + static_cast<int64_t>(ahead);
@@ -91,9 +92,10 @@ template <typename T>
 struct RayMarch {
   Occupancy grid;
   Lattice<T> at;
-  T origin[3], direction[3], inverse[3], slack[3];
+  T origin[3] = {}, direction[3] = {}, inverse[3] = {}, slack[3] = {};
   T far, leave;
   int64_t left;  // intervals that may still be given; 0: there are no more
+  bool strides;  // few intervals lie in a cell: to look at each costs less than to leap
 
   MR_HD RayMarch(const Occupancy& grid_, const T* origin_, const T* direction_, T near, T far_, T step, T cone, T jitter,
                  int64_t most)
@@ -101,7 +103,8 @@ struct RayMarch {
         at(near + jitter * (cone * near > step ? cone * near : step), step, cone),
         far(far_),
         leave(far_),
-        left(0) {
+        left(0),
+        strides(false) {
     const T cell_size = T(1) / static_cast<T>(grid.resolution);
     T sum = near + jitter, enter = near;
     for (int j = 0; j < 3; ++j) {
@@ -124,6 +127,9 @@ struct RayMarch {
     if (!(sum - sum == T(0)) || !(near < far) || most < 1 || enter > leave) return;
     if (at.middle() < enter && !at.skip(enter)) return;
     left = most;
+    T fastest = T(0);
+    for (int j = 0; j < 3; ++j) fastest = std::fabs(direction[j]) > fastest ? std::fabs(direction[j]) : fastest;
+    strides = fastest * step > T(0.25) * cell_size;
   }
 
   // The next interval; false at the end.
@@ -163,6 +169,10 @@ struct RayMarch {
             if (!grid.coarser[cell[0] / w + q * (cell[1] / w + q * (cell[2] / w))]) width = w;
           }
         }
+      }
+      if (width == 1 && strides) {
+        at.advance();
+        continue;
       }
       T exit = static_cast<T>(INFINITY);
       for (int j = 0; j < 3; ++j) {

@@ -156,12 +156,18 @@ struct GridGroup {
     const T* place[3] = {s.place[0] + begin, s.place[1] + begin, s.place[2] + begin};
     const int64_t stride = plan.network.shape.features, count = end - begin, f = features();
     Points<T> points;
-    Cells<T> cells;
+    Cells<T> cells[2];  // of this level and of the next, whose entries are on their way to the cache
     place_points(place, task.radii == nullptr ? nullptr : s.sigma + begin, count, points);
+    find_cells(plan.levels.level[0], task.radii != nullptr, count, points, cells[0]);
     for (int64_t l = 0; l < plan.levels.count; ++l) {
+      if (l + 1 < plan.levels.count) {
+        const GridLevel& next = plan.levels.level[l + 1];
+        find_cells(next, task.radii != nullptr, count, points, cells[(l + 1) & 1]);
+        if (next.hashed) fetch(cells[(l + 1) & 1], count, task.table + next.offset * f, f);
+      }
       const GridLevel& level = plan.levels.level[l];
-      find_cells(level, task.radii != nullptr, count, points, cells);
-      gather<F>(level, cells, count, f, task.table + level.offset * f, stride, scratch.features + begin * stride + l * f);
+      gather<F>(level, cells[l & 1], count, f, task.table + level.offset * f, stride,
+                scratch.features + begin * stride + l * f);
     }
   }
 

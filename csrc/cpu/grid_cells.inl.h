@@ -92,6 +92,18 @@ void find_cells(const GridLevel& level, bool faded, int64_t count, const Points<
   }
 }
 
+// Asks for the entries that gather or scatter will visit.
+template <typename T>
+void fetch(const Cells<T>& cells, int64_t count, const T* table, int64_t features) {
+#if defined(__GNUC__)
+  for (int64_t s = 0; s < count; ++s) {
+    for (int k = 0; k < 4; ++k) __builtin_prefetch(table + features * static_cast<int64_t>(cells.left[k][s]));
+  }
+#else
+  (void)cells, (void)count, (void)table, (void)features;
+#endif
+}
+
 // F is the number of features, or 0: any. An edge's two entries are 2 F numbers in a row unless its level wraps.
 template <int F, typename T>
 void gather(const GridLevel& level, const Cells<T>& cells, int64_t count, int64_t features, const T* table, int64_t stride,
