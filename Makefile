@@ -1,12 +1,12 @@
 # Another interpreter, another set of versions: make test PYTHON=python3.10 VENV=.venv-3.10 PINS=constraints-oldest.txt
-# make install | demo | test | test-fast | test-plugins | parity | check-data | lint | wheel | clean
+# make install | demo | test | test-fast | test-plugins | parity | check-data | lint | sanitize | wheel | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PINS   := constraints.txt
 
-.PHONY: install demo test test-fast test-plugins parity check-data lint wheel clean
+.PHONY: install demo test test-fast test-plugins parity check-data lint sanitize wheel clean
 
 install: $(STAMP)
 
@@ -52,6 +52,10 @@ check-data: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Every op on every instruction set under the address, undefined-behaviour and thread sanitizers (GCC; some minutes).
+sanitize: install
+	$(BIN)/python benchmarks/sanitize.py
 
 wheel: install
 	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w dist .

@@ -31,7 +31,7 @@ void fused_field(const FieldShape& shape, const FieldTask<T>& task) {
   const int64_t chunks = chunks_of(plan, task.rays);
   const auto gradients = aligned<T>(differentiate ? std::max<int64_t>(1, chunks) * plan.size : 0);
   std::vector<double> losses(static_cast<size_t>(chunks));
-  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_ranges(chunks, 1, [&](int64_t begin, int64_t end) {
     const auto scratch = aligned<T>(kernels.scratch_size(plan));
     for (int64_t c = begin; c < end; ++c) {
       T* gradient = differentiate ? gradients.get() + c * plan.size : nullptr;
@@ -48,7 +48,7 @@ void fused_field(const FieldShape& shape, const FieldTask<T>& task) {
   if (!differentiate) return;
   T* total = gradients.get();
   if (chunks == 0) std::fill(total, total + plan.size, T(0));
-  at::parallel_for(0, plan.size, 4096, [&](int64_t begin, int64_t end) {
+  parallel_ranges(plan.size, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t c = 1; c < chunks; ++c) {
       const T* part = total + c * plan.size;
       for (int64_t k = begin; k < end; ++k) total[k] += part[k];

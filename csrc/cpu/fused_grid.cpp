@@ -34,7 +34,7 @@ int64_t most_intervals(const MarchArguments<T>& march) {
 template <typename T, typename Body>
 void in_any_order(int64_t count, int64_t scratch_size, const Body& body) {
   std::atomic<int64_t> next{0};
-  at::parallel_for(0, std::min<int64_t>(count, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+  parallel_ranges(std::min<int64_t>(count, threads()), 1, [&](int64_t, int64_t) {
     const auto scratch = aligned<T>(scratch_size);
     for (int64_t i = next++; i < count; i = next++) body(i, scratch.get());
   });

@@ -28,7 +28,7 @@ void grid_encode_backward_table(int64_t samples, int64_t levels, const int64_t* 
                [=](int64_t begin, int64_t end) { std::fill(grad_table + begin, grad_table + end, T(0)); });
   // Whoever is free takes the finest level left: those take longest. Who that is does not matter to the sums.
   std::atomic<int64_t> left{levels};
-  at::parallel_for(0, std::min<int64_t>(levels, at::get_num_threads()), 1, [&](int64_t, int64_t) {
+  parallel_ranges(std::min<int64_t>(levels, threads()), 1, [&](int64_t, int64_t) {
     for (int64_t level = --left; level >= 0; level = --left) {
       grid_passes<T>().backward(arrays, 0, samples, level, grad, grad_table);
     }

@@ -11,7 +11,7 @@ namespace medrecon::cpu {
 
 template <typename T>
 void lazy_adam(int64_t count, const T* grad, const AdamNumbers<T>& numbers, T* parameter, T* mean, T* square) {
-  at::parallel_for(0, count, int64_t{1} << 15, [&](int64_t begin, int64_t end) {
+  parallel_ranges(count, int64_t{1} << 15, [&](int64_t begin, int64_t end) {
     MR_BEST(lazy_adam_part<T>)(begin, end, grad, numbers, parameter, mean, square);
   });
 }

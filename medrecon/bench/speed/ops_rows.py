@@ -122,6 +122,8 @@ def flops(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) ->
         return 100 * 4 * made
     if name == "grid_encode":  # per level: place and weights 30, then 8 corners; 4 levels of 2 features in the selftest
         return made / 2 * (30 + 8 * 2 * 2)
+    if name == "fused_field":  # the network's matrices, 2 per weight and interval
+        return 2 * inputs[0].numel() * outputs[3].numel()
     return 0
 
 
