@@ -102,6 +102,16 @@ def test_float32_kernel_equals_the_reference_that_looks_everywhere(resolution, c
     assert differing <= 1e-3 * sum(map(len, truth))
 
 
+@pytest.mark.parametrize("step", [1 / 60, 1 / 900])  # few and many intervals in a cell
+def test_a_small_thing_in_a_large_cube_is_not_leapt_over(step):
+    axis = (np.arange(64) + 0.5) / 64
+    distance = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1) - [0.7, 0.3, 0.55], axis=-1)
+    cells = (distance < 0.06) | (distance > 1.05)  # and some corners
+    inputs, bits = rays(300), packed_bits(cells)
+    found, truth = (as_lists(ops.Packed(*f(*inputs, bits, 64, step))) for f in (ops.march_rays, reference.march_rays))
+    assert found == truth and 0 < sum(map(len, truth)) and any(not x for x in truth)
+
+
 def test_how_many_steps_cross_a_full_cube(march):
     bits = torch.full((64,), 255, dtype=torch.uint8)
     o, d = torch.tensor([[-1.0, 0.5, 0.5]]), torch.tensor([[1.0, 0, 0]])
