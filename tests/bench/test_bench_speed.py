@@ -58,8 +58,11 @@ def test_rows_are_kept_added_and_replaced(measured):
 def test_a_row_says_times_limits_and_who_is_missing(measured):
     for row in measured[2]["ops"]:
         assert row["ms"] > 0 and row["others"]["eager"]["ms"] > 0 and row["difference"] < 1e-4
-        assert row["sgemm_flops_per_s"] > 0 and row["copy_bytes_per_s"] > 0
-        seconds = {"sgemm": row["flops"] / row["sgemm_flops_per_s"], "copy": row["bytes"] / row["copy_bytes_per_s"]}
+        top = row["ceilings"]
+        assert min(top.values()) > 0
+        fastest = max(top["sgemm"], top["onednn"])
+        seconds = {"arithmetic": row["flops"] / fastest, "copy": row["bytes"] / top["copy"]}
+        assert row["of_sgemm"] == pytest.approx(1e3 * row["flops"] / top["sgemm"] / row["ms"])
         assert row["limit"] == max(seconds, key=seconds.get)
         assert row["fraction"] == pytest.approx(1e3 * seconds[row["limit"]] / row["ms"])
     composite = measured[2]["ops"][1]
