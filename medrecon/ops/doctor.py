@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from dataclasses import dataclass
+import sysconfig
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..errors import ConfigError
 from . import recipe
 from .backends import backend
+
+MEND_ABOVE = "mend what is missing above; results are the same meanwhile, but slower"
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,13 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """Compiler, ninja, nvcc, CUDA and the ops backend; asking for the backend may build the kernels."""
+    """Compiler, ninja, Python's headers, nvcc, CUDA, the ops backend; asking for the backend may build the kernels."""
     ops = _backend()
     prebuilt = ops.detail.startswith("prebuilt")
-    return [_compiler(prebuilt), _ninja(prebuilt), _torch(), _nvcc(), ops]
+    tools = [_compiler(prebuilt), _ninja(prebuilt), _headers(prebuilt)]
+    if ops.fix == MEND_ABOVE and all(tool.ok for tool in tools):  # then the build itself went wrong
+        ops = replace(ops, fix="mend what the log named there says, then run once with MEDRECON_OPS=jit to build again")
+    return [*tools, _torch(), _nvcc(), ops]
 
 
 def _compiler(prebuilt: bool) -> Check:
@@ -54,6 +61,16 @@ def _ninja(prebuilt: bool) -> Check:
     if prebuilt:
         return Check("ninja", True, "none, and none needed: the kernels are prebuilt")
     return Check("ninja", False, "none found", "pip install ninja")
+
+
+def _headers(prebuilt: bool) -> Check:
+    folder = sysconfig.get_paths()["include"]
+    if os.path.isfile(os.path.join(folder, "Python.h")):
+        return Check("Python headers", True, folder)
+    if prebuilt:
+        return Check("Python headers", True, "none, and none needed: the kernels are prebuilt")
+    fix = "install Python's development package (Debian: apt install python3-dev)"
+    return Check("Python headers", False, f"no Python.h in {folder}", fix)
 
 
 def _torch() -> Check:
@@ -89,10 +106,11 @@ def _backend() -> Check:
     except ConfigError as error:
         return Check("ops backend", False, error.cause, error.remedy)
     where = "CPU and CUDA" if info.cuda else "CPU"
-    detail = f"{info.name} on {where}: {info.reason}"
+    kind = f" ({info.build_info['simd']}, {info.build_info['threading']})" if info.build_info else ""
+    detail = f"{info.name} on {where}{kind}: {info.reason}"
     if info.name != "reference" or info.reason.startswith("MEDRECON_OPS"):
         return Check("ops backend", True, detail)
-    return Check("ops backend", False, detail, "mend what is missing above; results are the same meanwhile, but slower")
+    return Check("ops backend", False, detail, MEND_ABOVE)
 
 
 def _version(program: str, last: bool = False) -> str:

@@ -5,6 +5,7 @@ import json
 
 import torch
 
+from medrecon.errors import ConfigError
 from medrecon.ops import doctor, functions, reference, selftest
 
 
@@ -52,7 +53,7 @@ def test_selftest_without_the_device_says_so(capsys):
 
 def test_doctor_names_every_part_and_a_fix_for_what_is_missing(monkeypatch):
     checks = {c.name: c for c in doctor.checks()}
-    assert list(checks) == ["C++ compiler", "ninja", "torch", "nvcc", "ops backend"]
+    assert list(checks) == ["C++ compiler", "ninja", "Python headers", "torch", "nvcc", "ops backend"]
     assert all(c.ok or c.fix for c in checks.values())
     assert all(not (c.ok and c.fix) for c in checks.values())
 
@@ -61,6 +62,26 @@ def test_doctor_names_every_part_and_a_fix_for_what_is_missing(monkeypatch):
     checks = {c.name: c for c in doctor.checks()}
     assert not checks["C++ compiler"].ok and "install" in checks["C++ compiler"].fix
     assert not checks["ops backend"].ok and "no C++ compiler" in checks["ops backend"].detail
+    assert "above" in checks["ops backend"].fix
+
+
+def test_doctor_tells_a_failed_build_from_a_missing_tool(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "backend", lambda: doctor_info("reference", "jit: the build failed; the log is in x"))
+    monkeypatch.setattr(doctor, "_version", lambda *arguments, **options: "1.0")
+    monkeypatch.setattr(doctor.recipe, "compiler", lambda: "/usr/bin/c++")
+    monkeypatch.setattr(doctor.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    checks = {c.name: c for c in doctor.checks()}
+    assert not checks["Python headers"].ok and "python3-dev" in checks["Python headers"].fix
+    assert "above" in checks["ops backend"].fix
+    (tmp_path / "Python.h").write_text("")
+    checks = {c.name: c for c in doctor.checks()}
+    assert checks["Python headers"].ok and "MEDRECON_OPS=jit" in checks["ops backend"].fix
+
+    def refused():
+        raise ConfigError("MEDRECON_OPS=gpu is no ops backend", "use another")
+
+    monkeypatch.setattr(doctor, "backend", refused)
+    assert {c.name: c for c in doctor.checks()}["ops backend"].fix == "use another"
 
 
 def doctor_info(name, reason):
