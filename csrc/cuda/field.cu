@@ -124,9 +124,7 @@ __global__ void __launch_bounds__(kFieldThreads, Engine::kBlocks)
   if (threadIdx.x == 0) carried.ray = -2;
   Tile<Engine> tile(plan, task, packed, memory, begin);
   Walk walk{begin * task.samples, (end - begin) * task.samples, 0, false};
-  __syncthreads();
   while (next_tile(&tile, &walk)) composite_tile(tile, through, &carried);
-  __syncthreads();
   for (int64_t ray = begin + threadIdx.x; ray < end; ray += blockDim.x) {
     const T seen = task.opacity[ray];
     task.depth[ray] = seen > T(0) ? task.depth[ray] / seen : T(0);

@@ -134,15 +134,15 @@ struct Tile {
   }
 
   __device__ T* row_numbers(int which) const { return numbers + which * plan.rows; }
-  __device__ Matrix<S> encoded() const { return {x, plan.inputs + plan.pad, 1}; }
+  __device__ Matrix<S> encoded() const { return {x, plan.inputs + plan.pad}; }
   __device__ Matrix<S> layer(int l) const {
-    return {hidden + l % plan.kept() * plan.rows * (plan.width + plan.pad), plan.width + plan.pad, 1};
+    return {hidden + l % plan.kept() * plan.rows * (plan.width + plan.pad), plan.width + plan.pad};
   }
-  __device__ Matrix<S> colour() const { return {colours, plan.colour + plan.pad, 1}; }
-  __device__ Matrix<S> matrix(int l) const { return {matrices + plan.matrix[l], plan.stride(l), 1}; }
+  __device__ Matrix<S> colour() const { return {colours, plan.colour + plan.pad}; }
+  __device__ Matrix<S> matrix(int l) const { return {matrices + plan.matrix[l], plan.stride(l)}; }
   __device__ int64_t ray_of(int row) const { return first_ray + ray[row]; }
 
-  // Fills `sample` with the next samples that are not masked. Ends with a barrier.
+  // Fills `sample` with the next samples that are not masked. Ends with a barrier, unless there are none.
   __device__ void take(Walk* walk) {
     if (task.mask == nullptr) {
       const int64_t left = walk->count - walk->next;
@@ -159,7 +159,6 @@ struct Tile {
     const int warp = threadIdx.x / kLanes;
     count = 0;
     for (int row = threadIdx.x; row < plan.rows; row += blockDim.x) sample[row] = -1;
-    __syncthreads();
     while (count < plan.rows && walk->next < walk->count) {
       const int64_t step = walk->next + threadIdx.x;
       const bool wanted = step < walk->count && task.mask[walk->sample(step)];
@@ -179,7 +178,6 @@ struct Tile {
       const bool full = all >= plan.rows;
       walk->next = full ? behind_last : walk->next + blockDim.x;
       count = full ? plan.rows : all;
-      __syncthreads();
     }
   }
 

@@ -80,14 +80,14 @@ __device__ __forceinline__ void multiply_bf16(float (&c)[4], const uint32_t (&a)
 }
 #endif
 
-// Element (i, j) is at[i * down + j * along].
-template <typename S>
+// Row after row, `stride` numbers apart; transposed: column after column.
+template <typename S, bool Transposed = false>
 struct Matrix {
   S* at;
-  int down, along;
+  int stride;
 
-  __device__ Matrix transposed() const { return {at, along, down}; }
-  __device__ S* operator()(int i, int j) const { return at + i * down + j * along; }
+  __device__ Matrix<S, !Transposed> transposed() const { return {at, stride}; }
+  __device__ S* operator()(int i, int j) const { return Transposed ? at + j * stride + i : at + i * stride + j; }
 };
 
 template <typename T>
@@ -98,8 +98,8 @@ struct Exact {
   static constexpr int kBlocks = sizeof(T) == sizeof(float) ? 2 : 1;  // at a time, as far as registers go
 
   // finish(i, j, sum) for each element of a [m, k] b [k, n].
-  template <typename Finish>
-  __device__ static void multiply(const Matrix<T>& a, const Matrix<T>& b, int m, int n, int k, const Finish& finish) {
+  template <typename A, typename B, typename Finish>
+  __device__ static void multiply(const A& a, const B& b, int m, int n, int k, const Finish& finish) {
     constexpr int kSide = 4;  // of the elements of a thread, which are m / 4 rows and n / 4 columns apart
     const int rows = m / kSide, columns = n / kSide;
     for (int job = threadIdx.x; job < rows * columns; job += blockDim.x) {
@@ -125,10 +125,12 @@ struct Tf32Fragments {
   using Stored = float;
   static constexpr int kDepth = 8;
 
-  __device__ static void left(const Matrix<float>& a, int i, int p, int group, int part, uint32_t (&out)[4]) {
+  template <typename A>
+  __device__ static void left(const A& a, int i, int p, int group, int part, uint32_t (&out)[4]) {
     for (int r = 0; r < 4; ++r) out[r] = tf32_of(*a(i + group + 8 * (r & 1), p + part + 4 * (r >> 1)));
   }
-  __device__ static void right(const Matrix<float>& b, int p, int j, int group, int part, uint32_t (&out)[2]) {
+  template <typename B>
+  __device__ static void right(const B& b, int p, int j, int group, int part, uint32_t (&out)[2]) {
     for (int r = 0; r < 2; ++r) out[r] = tf32_of(*b(p + part + 4 * r, j + group));
   }
   __device__ static void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply_tf32(c, a, b); }
@@ -138,20 +140,22 @@ struct Bf16Fragments {
   using Stored = Brain;
   static constexpr int kDepth = 16;
 
-  // Two neighbours along k; in one read where they are neighbours in memory too.
-  __device__ static uint32_t pair(const Brain* at, int step) {
-    if (step == 1) {
-      uint32_t both;
-      memcpy(&both, __builtin_assume_aligned(at, sizeof(both)), sizeof(both));
-      return both;
-    }
-    return at[0].bits | uint32_t{at[step].bits} << 16;
+  // Two neighbours of a row; in one read where they are neighbours in memory too.
+  __device__ static uint32_t pair(const Matrix<Brain>& m, int i, int j) {
+    uint32_t both;
+    memcpy(&both, __builtin_assume_aligned(m(i, j), sizeof(both)), sizeof(both));
+    return both;
   }
-  __device__ static void left(const Matrix<Brain>& a, int i, int p, int group, int part, uint32_t (&out)[4]) {
-    for (int r = 0; r < 4; ++r) out[r] = pair(a(i + group + 8 * (r & 1), p + 2 * part + 8 * (r >> 1)), a.along);
+  __device__ static uint32_t pair(const Matrix<Brain, true>& m, int i, int j) {
+    return m(i, j)->bits | uint32_t{m(i, j + 1)->bits} << 16;
   }
-  __device__ static void right(const Matrix<Brain>& b, int p, int j, int group, int part, uint32_t (&out)[2]) {
-    for (int r = 0; r < 2; ++r) out[r] = pair(b(p + 2 * part + 8 * r, j + group), b.down);
+  template <typename A>
+  __device__ static void left(const A& a, int i, int p, int group, int part, uint32_t (&out)[4]) {
+    for (int r = 0; r < 4; ++r) out[r] = pair(a, i + group + 8 * (r & 1), p + 2 * part + 8 * (r >> 1));
+  }
+  template <typename B>
+  __device__ static void right(const B& b, int p, int j, int group, int part, uint32_t (&out)[2]) {
+    for (int r = 0; r < 2; ++r) out[r] = pair(b.transposed(), j + group, p + 2 * part + 8 * r);
   }
   __device__ static void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) { multiply_bf16(c, a, b); }
 };
@@ -163,9 +167,8 @@ struct MatrixUnits {
   static constexpr int kPad = Pad, kBlocks = 2;
 
   // A warp makes 16 x 32 elements at a time.
-  template <typename Finish>
-  __device__ static void multiply(const Matrix<Stored>& a, const Matrix<Stored>& b, int m, int n, int k,
-                                  const Finish& finish) {
+  template <typename A, typename B, typename Finish>
+  __device__ static void multiply(const A& a, const B& b, int m, int n, int k, const Finish& finish) {
     constexpr int kTiles = 4;
     const int lane = threadIdx.x % kLanes, group = lane / 4, part = lane % 4, rows = m / 16, columns = (n + 31) / 32;
     for (int job = threadIdx.x / kLanes; job < rows * columns; job += blockDim.x / kLanes) {

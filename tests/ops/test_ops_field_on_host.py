@@ -98,6 +98,7 @@ CASES = {
     "ray longer than a tile": (3, 45, 24, 2, 12, 0, 3, 0, None),
     "many short rays": (31, 3, 16, 1, 8, -1, 4, -1, None),
     "masked": (7, 19, 17, 2, 33, 0, 2, 3, 0.4),
+    "masked, several tiles": (5, 61, 16, 1, 8, 0, 2, -1, 0.8),
     "masked away": (5, 8, 16, 1, 8, 0, 2, 0, 0.0),
     "deep": (2, 9, 40, 4, 20, 0, 2, 3, 0.8),
     "no rays": (0, 4, 16, 2, 8, 0, 2, -1, None),
