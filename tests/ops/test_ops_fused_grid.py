@@ -135,6 +135,33 @@ def test_nothing_occupied_is_background_and_no_gradient():
     assert not any(g.any() for g in grads[:3]) and (grads[3] == 1).all()
 
 
+@pytest.mark.parametrize("stop", [0.0, 0.9])
+def test_rays_that_hardly_move_have_many_samples(stop):
+    shape = {**SHAPE, "max_samples": 200, "stop": stop, "density_shift": 2.0}
+    tensors = inputs(40, shape, filled=1.0)
+    origins, directions, _, far = tensors[:4]
+    origins[:5], far[:] = 0.5, float("inf")
+    directions[:3] = 0  # stand still, for ever
+    directions[3:5] *= 1e-4
+    found = call(ops.fused_grid, tensors, shape)
+    truth = reference.fused_grid(*tensors, *numbers(shape))
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found, truth))
+    assert (found[3][:3] == 200).all() and (stop > 0 or (found[3][3:5] == 200).all())
+    loss = call(ops.fused_grid_loss, tensors, shape, torch.rand(40, 3).double(), torch.rand(40).double())[0]
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
+def test_no_number_is_too_wild(value):
+    for wild in (0, 1, 2, 3, *LEAVES, 8, 9, 10):
+        tensors = moved(inputs(40, SHAPE), torch.float32)
+        tensors[wild].view(-1)[::7] = value
+        leaves = leaves_of(tensors)
+        assert call(ops.fused_grid, tensors, SHAPE)[0].shape == (40, 3)
+        loss = call(ops.fused_grid_loss, tensors, SHAPE, torch.rand(40, 3), torch.rand(40))[0]
+        assert [g.shape for g in torch.autograd.grad(loss, leaves)] == [x.shape for x in leaves]
+
+
 def test_gradcheck():
     shape = {**SHAPE, "width": 4, "colour_width": 3, "resolutions": (2, 4), "log2_size": 5, "step": 1 / 8}
     tensors = inputs(3, shape, background="one")
