@@ -4,7 +4,9 @@
 // The optical depth of an interval is o = density * length, what reaches it T = exp(-(o of those before it)), its weight
 // w = (1 - exp(-o)) T. With G = dL/dw the adjoint is dL/do_k = G_k exp(-o_k) T_k - sum_{i>k} G_i w_i: no quotient, so finite
 // for opaque intervals too. The factor exp(-o_k) T_k is the light that leaves interval k: what leaves the ray plus the weights of
-// the intervals behind k, a sum of positive terms.
+// the intervals behind k, a sum of positive terms. What leaves the ray, L, is exp(-(all o)), not 1 - sum w, which cancels where
+// the ray is nearly opaque; a part of G that is the same for all intervals is a derivative with respect to 1 - L and gives
+// just that part times L.
 #pragma once
 
 #include "hd.h"
@@ -25,6 +27,7 @@ struct Rays {
   int64_t rays, intervals, samples;
   const int64_t* offsets;
   const T *rgb, *density, *t0, *t1, *directions, *background;
+  int64_t background_stride;  // 3, or 0 where all rays have the same
   T stop;  // an interval that less light than this reaches weighs nothing
 
   MR_HD RaySamples<T> ray(int64_t r) const {
@@ -35,6 +38,8 @@ struct Rays {
     const int64_t first = within(offsets[r], 0);
     return {first, within(offsets[r + 1], first) - first, rgb + 3 * first, density + first, t0 + first, t1 + first};
   }
+
+  MR_HD const T* behind(int64_t r) const { return background + r * background_stride; }
 
   MR_HD int64_t within(int64_t offset, int64_t least) const {
     return offset < least ? least : (offset > samples ? samples : offset);
@@ -78,35 +83,27 @@ MR_HD double exponential_less_1(double x) {
 #endif
 }
 
-// Weight of an interval of which the optical depth and that of all before it are given; NaN stays NaN.
-template <typename T>
-MR_HD T weight_of(T optical, T before, T stop) {
-  const T through = exponential(-before);
-  return through < stop ? T(0) : -exponential_less_1(-optical) * through;
-}
-
-// dL/dw of the intervals of a ray, and the other gradients that all of them share.
+// dL/dw of the intervals of a ray but for the part that they share, and what else all of them share.
 template <typename T>
 struct RayCotangent {
   T rgb[3];
-  T same;   // the part of dL/dw that does not depend on the interval
+  T same;   // dL/d(opacity): the part of dL/dw that does not depend on the interval
   T depth;  // expected depth of the ray
   T reach;  // dL/d(sum of weight * midpoint)
-  T seen;   // opacity
 
-  MR_HD RayCotangent(int64_t r, const Pixels<const T*>& grad, const Pixels<const T*>& made, const T* background) {
-    seen = made.opacity[r];
+  MR_HD RayCotangent(int64_t r, const Pixels<const T*>& grad, const Pixels<const T*>& made, const T* behind) {
+    const T seen = made.opacity[r];
     depth = made.depth[r];
     reach = seen > T(0) ? grad.depth[r] / seen : T(0);
     same = grad.opacity[r];
     for (int c = 0; c < 3; ++c) {
       rgb[c] = grad.rgb[3 * r + c];
-      same -= rgb[c] * background[3 * r + c];
+      same -= rgb[c] * behind[c];
     }
   }
 
   MR_HD T of_weight(T grad_weight, const T* colour, T t0, T t1) const {
-    return grad_weight + same + (T(0.5) * (t0 + t1) - depth) * reach +
+    return grad_weight + (T(0.5) * (t0 + t1) - depth) * reach +
            (rgb[0] * colour[0] + rgb[1] * colour[1] + rgb[2] * colour[2]);
   }
 };

@@ -1,46 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "../core/frustum.h"
 #include "cast_rays.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "../core/frustum.h"
 #include "parallel.h"
+#include "vector.h"
 
 namespace medrecon::cpu {
+namespace {
+
+template <typename T>
+struct Cones {
+  int64_t intervals;
+  const T *t, *origins, *directions, *radii;
+};
+
+template <typename T>
+struct ConeGradients {
+  T *t, *origins, *directions, *radii;
+};
+
+#define MR_KERNELS "cast_rays.inl.h"
+#include "each_isa.inl.h"
+
+}  // namespace
 
 template <typename T>
 void cast_rays(int64_t rays, int64_t intervals, const T* t, const T* origins, const T* directions, const T* radii, T* mean,
                T* var) {
-  parallel_for(rays, intervals, [=](int64_t begin, int64_t end) {
-    for (int64_t ray = begin; ray < end; ++ray) {
-      const T* edges = t + ray * (intervals + 1);
-      for (int64_t i = 0; i < intervals; ++i) {
-        const int64_t at = 3 * (ray * intervals + i);
-        frustum_gaussian(edges[i], edges[i + 1], origins + 3 * ray, directions + 3 * ray, radii[ray], mean + at, var + at);
-      }
-    }
-  });
+  const Cones<T> cones{intervals, t, origins, directions, radii};
+  const auto kernel = MR_BEST(forward<T>);
+  parallel_for(rays, intervals / 4, [=](int64_t begin, int64_t end) { kernel(cones, begin, end, mean, var); });
 }
 
 template <typename T>
 void cast_rays_backward(int64_t rays, int64_t intervals, const T* grad_mean, const T* grad_var, const T* t,
                         const T* directions, const T* radii, T* grad_t, T* grad_origins, T* grad_directions,
                         T* grad_radii) {
-  parallel_for(rays, intervals, [=](int64_t begin, int64_t end) {
-    for (int64_t ray = begin; ray < end; ++ray) {
-      const T* edges = t + ray * (intervals + 1);
-      T* grad_edges = grad_t + ray * (intervals + 1);
-      T grad_origin[3] = {}, grad_direction[3] = {}, grad_radius = T(0);
-      grad_edges[0] = T(0);
-      for (int64_t i = 0; i < intervals; ++i) {
-        const int64_t at = 3 * (ray * intervals + i);
-        grad_edges[i + 1] = T(0);
-        frustum_gaussian_backward(edges[i], edges[i + 1], directions + 3 * ray, radii[ray], grad_mean + at, grad_var + at,
-                                  grad_edges + i, grad_edges + i + 1, grad_origin, grad_direction, &grad_radius);
-      }
-      for (int k = 0; k < 3; ++k) {
-        grad_origins[3 * ray + k] = grad_origin[k];
-        grad_directions[3 * ray + k] = grad_direction[k];
-      }
-      grad_radii[ray] = grad_radius;
-    }
+  const Cones<T> cones{intervals, t, nullptr, directions, radii};
+  const ConeGradients<T> out{grad_t, grad_origins, grad_directions, grad_radii};
+  const auto kernel = MR_BEST(backward<T>);
+  parallel_for(rays, intervals / 2, [=](int64_t begin, int64_t end) {
+    kernel(cones, begin, end, grad_mean, grad_var, out);
   });
 }
 

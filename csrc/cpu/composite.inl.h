@@ -3,21 +3,6 @@
 // the formulas are those of core/composite.h.
 #include "vector_shuffle.inl.h"
 
-// The first n (at least 0, or more than all) lanes.
-template <typename T>
-MR_INLINE Vec<T> load_some(const T* from, int64_t n) {
-  return n >= kLanes<T> ? load(from) : load_part(from, n > 0 ? n : 0);
-}
-
-template <typename T>
-MR_INLINE void store_some(T* to, Vec<T> a, int64_t n) {
-  if (n >= kLanes<T>) {
-    store(to, a);
-  } else if (n > 0) {
-    store_part(to, a, n);
-  }
-}
-
 // Some intervals of a ray. Those behind its end have no length, no density and no colour.
 template <typename T>
 struct Intervals {
@@ -91,11 +76,14 @@ void forward(const Rays<T>& rays, const Pixels<T*>& out, int64_t begin, int64_t 
   for (int64_t r = begin; r < end; ++r) {
     const RaySamples<T> ray = rays.ray(r);
     const Vec<T> norm = splat(length_of(rays.directions + 3 * r));
+    Vec<T> dark = zero;  // the light that reaches those intervals which `stop` leaves out
     Vec<T> before = zero, opacity = zero, reach = zero, mixed[3] = {zero, zero, zero};
     for (int64_t at = 0; at < ray.count; at += kLanes<T>) {
       const Intervals<T> some(ray, at, norm);
       const Vec<T> light = light_at(some.optical, &before);
-      const Vec<T> weight = select(light < stop, zero, opacity_of(some.optical) * light);
+      const Mask<T> stopped = light < stop;
+      const Vec<T> weight = select(stopped, zero, opacity_of(some.optical) * light);
+      dark = select(stopped, vmax(dark, light), dark);
       store_some(out.weights + ray.first + at, weight, ray.count - at);
       opacity += weight;
       reach = fma(weight, some.ends, reach);
@@ -108,7 +96,8 @@ void forward(const Rays<T>& rays, const Pixels<T*>& out, int64_t begin, int64_t 
                                               sum(part_of_triples<T, 2>(mixed))};
     out.opacity[r] = seen;
     out.depth[r] = seen > T(0) ? T(0.5) * sum(reach) / seen : T(0);
-    for (int c = 0; c < 3; ++c) out.rgb[3 * r + c] = colour[c] + (T(1) - seen) * rays.background[3 * r + c];
+    const T left = first(vmax(rays.stop > T(0) ? splat(largest(dark)) : zero, vexp(zero - before)));
+    for (int c = 0; c < 3; ++c) out.rgb[3 * r + c] = colour[c] + left * rays.behind(r)[c];
   }
 }
 
@@ -139,8 +128,8 @@ void backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<co
       ray.count = active;
     }
 
-    const RayCotangent<T> ct(r, grad, made, rays.background);
-    const Vec<T> red = splat(ct.rgb[0]), green = splat(ct.rgb[1]), blue = splat(ct.rgb[2]), same = splat(ct.same);
+    const RayCotangent<T> ct(r, grad, made, rays.behind(r));
+    const Vec<T> red = splat(ct.rgb[0]), green = splat(ct.rgb[1]), blue = splat(ct.rgb[2]), shared = splat(ct.same * last);
     const Vec<T> depth = splat(ct.depth), reach = splat(ct.reach), half_reach = splat(T(0.5) * ct.reach);
     Vec<T> pattern[3];
     interleaved(red, green, blue, pattern);
@@ -152,14 +141,14 @@ void backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<co
       const Vec<T> weight = load_some(made.weights + first, left);
       Vec<T> rgb[3], weights[3];
       read_colours(ray, at, rgb);
-      const Vec<T> g = load_some(grad.weights + first, left) + same + fma(half, some.ends, zero - depth) * reach +
+      const Vec<T> g = load_some(grad.weights + first, left) + fma(half, some.ends, zero - depth) * reach +
                        fma(red, part_of_triples<T, 0>(rgb),
                            fma(green, part_of_triples<T, 1>(rgb), blue * part_of_triples<T, 2>(rgb)));
       Vec<T> share = g * weight;
       if (left < kLanes<T>) share = select(iota<T>() < splat(static_cast<T>(left)), share, zero);
       const Vec<T> later = remaining_sum(share), later_weight = remaining_sum(weight);
       const Vec<T> after = left_by + shifted_down(later_weight, zero);
-      const Vec<T> grad_optical = g * after - (behind + shifted_down(later, zero));
+      const Vec<T> grad_optical = fma(g, after, shared - (behind + shifted_down(later, zero)));
       behind = behind + first_everywhere(later);
       left_by = left_by + first_everywhere(later_weight);
       store_some(out.density + first, grad_optical * some.length, left);
@@ -184,7 +173,7 @@ void backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<co
     const T pull = norm_of_ray == T(0) ? T(0) : sum(stretch) / norm_of_ray;
     for (int c = 0; c < 3; ++c) {
       out.directions[3 * r + c] = pull * direction[c];
-      out.background[3 * r + c] = (T(1) - ct.seen) * ct.rgb[c];
+      out.background[3 * r + c] = last * ct.rgb[c];
     }
   }
 }

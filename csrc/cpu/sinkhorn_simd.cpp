@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The passes of log_sinkhorn, compiled for each instruction set, and the choice between them at run time. Where the compiler
-// is not GCC or the processor not x86-64 there is one: the platform's baseline.
+// is not GCC or the processor not x86-64 there is one: the platform's baseline. Nameless, because a variable template such as
+// `table` is the same one in all files otherwise, even if it is const.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "sinkhorn_passes.h"
 
 namespace medrecon::cpu {
+namespace {
 
 namespace baseline {
 #define MR_TARGET
@@ -31,6 +33,8 @@ namespace avx512 {
 #undef MR_TARGET
 }  // namespace avx512
 #endif
+
+}  // namespace
 
 template <typename T>
 const Passes<T>& passes() {

@@ -1,5 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lanes of the vectors of vector.inl.h in other places: running sums along the lanes, and triples taken apart and made.
+// Lanes of the vectors of vector.inl.h in other places: running sums along the lanes, triples taken apart and made; and the
+// ends of arrays.
+
+// The first n (at least 0, or more than all) lanes.
+template <typename T>
+MR_INLINE Vec<T> load_some(const T* from, int64_t n) {
+  return n >= kLanes<T> ? load(from) : load_part(from, n > 0 ? n : 0);
+}
+
+template <typename T>
+MR_INLINE void store_some(T* to, Vec<T> a, int64_t n) {
+  if (n >= kLanes<T>) {
+    store(to, a);
+  } else if (n > 0) {
+    store_part(to, a, n);
+  }
+}
+
+template <typename T>
+MR_INLINE T first(Vec<T> a) {
+  T x[kLanes<T>];
+  store(x, a);
+  return x[0];
+}
+
+template <typename T>
+MR_INLINE T largest(Vec<T> a) {
+  T x[kLanes<T>];
+  store(x, a);
+  return *std::max_element(x, x + kLanes<T>);
+}
 
 template <typename T>
 using Places = Lanes<typename Format<T>::Int>;

@@ -16,6 +16,15 @@ __device__ T sum_of_lanes(T mine) {
   return mine;
 }
 
+template <typename T>
+__device__ T largest_of_lanes(T mine) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    const T other = __shfl_xor_sync(kAll, mine, step);
+    mine = other > mine ? other : mine;
+  }
+  return mine;
+}
+
 // Sum of the lanes up to this one.
 template <typename T>
 __device__ T running_sum(T mine, int lane) {
@@ -71,13 +80,16 @@ __global__ void forward_kernel(int64_t threads, Rays<T> rays, Pixels<T*> out) {
     const RaySamples<T> ray = rays.ray(r);
     const T norm = length_of(rays.directions + 3 * r);
     T before = T(0), opacity = T(0), reach = T(0), colour[3] = {};
+    T dark = T(0);  // the light that reaches those intervals which `stop` leaves out
     for (int64_t at = 0; at < ray.count; at += kWarp) {
       const int64_t i = at + lane;
       const Place<T> place(ray, i, norm);
       const T optical = place.density * place.length;
       const T depth = depth_before(optical, lane, &before);
       if (place.inside) {
-        const T weight = weight_of(optical, depth, rays.stop);
+        const T light = exponential(-depth);
+        const T weight = light < rays.stop ? T(0) : -exponential_less_1(-optical) * light;
+        if (light < rays.stop && light > dark) dark = light;
         out.weights[ray.first + i] = weight;
         opacity += weight;
         reach += weight * (place.t0 + place.t1);
@@ -87,10 +99,12 @@ __global__ void forward_kernel(int64_t threads, Rays<T> rays, Pixels<T*> out) {
     opacity = sum_of_lanes(opacity);
     reach = sum_of_lanes(reach);
     for (int c = 0; c < 3; ++c) colour[c] = sum_of_lanes(colour[c]);
+    if (rays.stop > T(0)) dark = largest_of_lanes(dark);
     if (lane == 0) {
+      const T all_through = exponential(-before), left = dark > all_through ? dark : all_through;
       out.opacity[r] = opacity;
       out.depth[r] = opacity > T(0) ? T(0.5) * reach / opacity : T(0);
-      for (int c = 0; c < 3; ++c) out.rgb[3 * r + c] = colour[c] + (T(1) - opacity) * rays.background[3 * r + c];
+      for (int c = 0; c < 3; ++c) out.rgb[3 * r + c] = colour[c] + left * rays.behind(r)[c];
     }
   }
 }
@@ -117,10 +131,11 @@ __global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> 
       const Place<T> place(ray, at + lane, norm);
       if (rays.stop > T(0) ? lit(place, lane, rays.stop, &before) : place.inside) optical += place.density * place.length;
     }
-    const RayCotangent<T> ct(r, grad, made, rays.background);
+    const RayCotangent<T> ct(r, grad, made, rays.behind(r));
 
     // light that leaves these intervals, sum of G w of those behind them
-    T left_by = exponential(-sum_of_lanes(optical)), behind = T(0);
+    const T last = exponential(-sum_of_lanes(optical));
+    T left_by = last, behind = T(0);
     T next = T(0), stretch = T(0);  // gradient of the next t0; of the direction's length
     for (int64_t at = (ray.count - 1) / kWarp * kWarp; at >= 0 && ray.count > 0; at -= kWarp) {
       const int64_t i = at + lane, sample = ray.first + i;
@@ -134,7 +149,7 @@ __global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> 
       const T others = __shfl_down_sync(kAll, later, 1), other_weight = __shfl_down_sync(kAll, later_weight, 1);
       const T after = left_by + (lane + 1 < kWarp ? other_weight : T(0));
       const bool stopped = after + weight < rays.stop;
-      const T grad_optical = stopped ? T(0) : g * after - (behind + (lane + 1 < kWarp ? others : T(0)));
+      const T grad_optical = stopped ? T(0) : g * after + ct.same * last - (behind + (lane + 1 < kWarp ? others : T(0)));
       behind += __shfl_sync(kAll, later, 0);
       left_by += __shfl_sync(kAll, later_weight, 0);
 
@@ -160,7 +175,7 @@ __global__ void backward_kernel(int64_t threads, Rays<T> rays, Pixels<const T*> 
       const T pull = norm == T(0) ? T(0) : stretch / norm;
       for (int c = 0; c < 3; ++c) {
         out.directions[3 * r + c] = pull * direction[c];
-        out.background[3 * r + c] = (T(1) - ct.seen) * ct.rgb[c];
+        out.background[3 * r + c] = last * ct.rgb[c];
       }
     }
   }

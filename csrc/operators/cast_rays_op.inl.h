@@ -31,7 +31,7 @@ struct Cones {
 std::tuple<Tensor, Tensor> cast_rays(const Tensor& t, const Tensor& origins, const Tensor& directions,
                                      const Tensor& radii) {
   const Cones cones("cast_rays", t, origins, directions, radii);
-  const Tensor mean = at::empty({cones.rays(), cones.intervals(), 3}, t.options()), var = at::empty_like(mean);
+  const Tensor mean = result({cones.rays(), cones.intervals(), 3}, t), var = result_like(mean);
   MR_RUN(t, cast_rays, cones.rays(), cones.intervals(), in<T>(cones.t), in<T>(cones.origins), in<T>(cones.directions),
          in<T>(cones.radii), out<T>(mean), out<T>(var));
   return {mean, var};
@@ -45,8 +45,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cast_rays_backward(const Tensor& grad
   const int64_t rays = cones.rays(), intervals = cones.intervals();
   const Tensor grad_mean = dense(op, t, grad_mean_, "grad_mean", {rays, intervals, 3}),
                grad_var = dense(op, t, grad_var_, "grad_var", {rays, intervals, 3});
-  const Tensor grad_t = at::empty_like(cones.t), grad_origins = at::empty_like(cones.origins),
-               grad_directions = at::empty_like(cones.directions), grad_radii = at::empty_like(cones.radii);
+  const Tensor grad_t = result_like(cones.t), grad_origins = result_like(cones.origins),
+               grad_directions = result_like(cones.directions), grad_radii = result_like(cones.radii);
   MR_RUN(t, cast_rays_backward, rays, intervals, in<T>(grad_mean), in<T>(grad_var), in<T>(cones.t),
          in<T>(cones.directions), in<T>(cones.radii), out<T>(grad_t), out<T>(grad_origins), out<T>(grad_directions),
          out<T>(grad_radii));

@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "../cpu/composite.h"
+#include "background.h"
 #include "tensors.h"
 
 #if defined(MEDRECON_WITH_CUDA)
@@ -26,22 +27,22 @@ struct Inputs {
     rgb = dense(op, density, rgb_, "rgb", {n, s, 3});
     t = dense(op, density, t_, "t", {n, s + 1});
     directions = dense(op, density, directions_, "directions", {n, 3});
-    background = dense(op, density, background_, "background", {n, 3});
+    background = of_rays(op, density, background_, n);
   }
 
   template <typename T>
   Rays<T> rays() const {
     const int64_t n = density.size(0), s = density.size(1);
     return {n,         s,             n * s,  nullptr, in<T>(rgb), in<T>(density),
-            in<T>(t), in<T>(t) + 1, in<T>(directions), in<T>(background), T(0)};
+            in<T>(t), in<T>(t) + 1, in<T>(directions), in<T>(background), stride_of(background), T(0)};
   }
 };
 
 Outputs composite(const Tensor& rgb, const Tensor& density, const Tensor& t, const Tensor& directions,
                   const Tensor& background) {
   const Inputs inputs("composite", rgb, density, t, directions, background);
-  const Tensor colour = at::empty_like(inputs.background), weights = at::empty_like(inputs.density);
-  const Tensor depth = at::empty({density.size(0)}, density.options()), opacity = at::empty_like(depth);
+  const Tensor colour = result({density.size(0), 3}, density), weights = result_like(density);
+  const Tensor depth = result({density.size(0)}, density), opacity = result_like(depth);
   MR_RUN(density, composite, inputs.rays<T>(),
          Pixels<T*>{out<T>(colour), out<T>(depth), out<T>(opacity), out<T>(weights)});
   return {colour, depth, opacity, weights};
@@ -61,15 +62,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> composite_backward(
   const Tensor depth = dense(op, density, depth_, "depth", {n}),
                opacity = dense(op, density, opacity_, "opacity", {n}),
                weights = dense(op, density, weights_, "weights", {n, s});
-  const Tensor of_rgb = at::empty_like(inputs.rgb), of_density = at::empty_like(inputs.density),
-               of_t = at::empty_like(inputs.t), of_directions = at::empty_like(inputs.directions),
-               of_background = at::empty_like(inputs.background);
+  const Tensor of_rgb = result_like(inputs.rgb), of_density = result_like(inputs.density),
+               of_t = result_like(inputs.t), of_directions = result_like(inputs.directions),
+               of_background = result({n, 3}, density);
   MR_RUN(density, composite_backward, inputs.rays<T>(),
          Pixels<const T*>{in<T>(grad_rgb), in<T>(grad_depth), in<T>(grad_opacity), in<T>(grad_weights)},
          Pixels<const T*>{nullptr, in<T>(depth), in<T>(opacity), in<T>(weights)},
          RayGradients<T>{out<T>(of_rgb), out<T>(of_density), out<T>(of_t), nullptr, out<T>(of_directions),
                          out<T>(of_background)});
-  return {of_rgb, of_density, of_t, of_directions, of_background};
+  return {of_rgb, of_density, of_t, of_directions, in_shape_of(background, of_background)};
 }
 
 void schemas(torch::Library& m) {

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "../cpu/composite.h"
+#include "background.h"
 #include "tensors.h"
 
 #if defined(MEDRECON_WITH_CUDA)
@@ -37,7 +38,7 @@ struct Packed {
     t0 = dense(op, density, t0_, "t0", {samples});
     t1 = dense(op, density, t1_, "t1", {samples});
     directions = dense(op, density, directions_, "directions", {rays, 3});
-    background = dense(op, density, background_, "background", {rays, 3});
+    background = of_rays(op, density, background_, rays);
     if (!offsets.is_cuda()) check_order(op);  // on a GPU this would wait for it; its kernels stay within the samples anyway
   }
 
@@ -62,15 +63,19 @@ struct Packed {
             in<T>(t1),
             in<T>(directions),
             in<T>(background),
+            stride_of(background),
             static_cast<T>(stop)};
   }
 };
 
+// For results of which every sample has a ray, as the checks of the offsets make sure on the CPU.
+Tensor blank(const Tensor& like) { return like.is_cuda() ? at::zeros_like(like) : result_like(like); }
+
 Outputs composite_packed(const Tensor& rgb, const Tensor& density, const Tensor& t0, const Tensor& t1,
                          const Tensor& directions, const Tensor& background, const Tensor& offsets, double stop) {
   const Packed inputs("composite_packed", rgb, density, t0, t1, directions, background, offsets, stop);
-  const Tensor colour = at::empty_like(inputs.background), weights = at::zeros_like(inputs.density);
-  const Tensor depth = at::empty({directions.size(0)}, density.options()), opacity = at::empty_like(depth);
+  const Tensor colour = result({directions.size(0), 3}, density), weights = blank(density);
+  const Tensor depth = result({directions.size(0)}, density), opacity = result_like(depth);
   MR_RUN(density, composite, inputs.rays<T>(),
          Pixels<T*>{out<T>(colour), out<T>(depth), out<T>(opacity), out<T>(weights)});
   return {colour, depth, opacity, weights};
@@ -91,15 +96,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> composite_packed_back
   const Tensor depth = dense(op, density, depth_, "depth", {rays}),
                opacity = dense(op, density, opacity_, "opacity", {rays}),
                weights = dense(op, density, weights_, "weights", {samples});
-  const Tensor of_rgb = at::zeros_like(inputs.rgb), of_density = at::zeros_like(inputs.density),
-               of_t0 = at::zeros_like(inputs.t0), of_t1 = at::zeros_like(inputs.t1),
-               of_directions = at::empty_like(inputs.directions), of_background = at::empty_like(inputs.background);
+  const Tensor of_rgb = blank(inputs.rgb), of_density = blank(inputs.density),
+               of_t0 = blank(inputs.t0), of_t1 = blank(inputs.t1),
+               of_directions = result_like(inputs.directions), of_background = result({rays, 3}, density);
   MR_RUN(density, composite_backward, inputs.rays<T>(),
          Pixels<const T*>{in<T>(grad_rgb), in<T>(grad_depth), in<T>(grad_opacity), in<T>(grad_weights)},
          Pixels<const T*>{nullptr, in<T>(depth), in<T>(opacity), in<T>(weights)},
          RayGradients<T>{out<T>(of_rgb), out<T>(of_density), out<T>(of_t0), out<T>(of_t1), out<T>(of_directions),
                          out<T>(of_background)});
-  return {of_rgb, of_density, of_t0, of_t1, of_directions, of_background};
+  return {of_rgb, of_density, of_t0, of_t1, of_directions, in_shape_of(background, of_background)};
 }
 
 void schemas(torch::Library& m) {

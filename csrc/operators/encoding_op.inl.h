@@ -35,7 +35,7 @@ struct Encoding {
 Tensor positional_encoding(const Tensor& x_, int64_t min_deg, int64_t max_deg) {
   const Encoding e("positional_encoding", x_, "x", min_deg, max_deg);
   const Tensor x = x_.contiguous();
-  const Tensor encoded = at::empty(e.shape, x.options());
+  const Tensor encoded = result(e.shape, x);
   MR_RUN(x, positional_encoding, e.points, e.dims, min_deg, e.degrees, in<T>(x), out<T>(encoded));
   return encoded;
 }
@@ -46,7 +46,7 @@ Tensor positional_encoding_backward(const Tensor& grad_, const Tensor& x_, int64
   check_alike(op, x_, grad_, "grad");
   check_shape(op, grad_, "grad", e.shape);
   const Tensor grad = grad_.contiguous(), x = x_.contiguous();
-  const Tensor grad_x = at::empty(x.sizes(), x.options());
+  const Tensor grad_x = result_like(x);
   MR_RUN(x, positional_encoding_backward, e.points, e.dims, min_deg, e.degrees, in<T>(grad), in<T>(x), out<T>(grad_x));
   return grad_x;
 }
@@ -57,7 +57,7 @@ Tensor integrated_positional_encoding(const Tensor& mean_, const Tensor& var_, i
   check_alike(op, mean_, var_, "var");
   check_shape(op, var_, "var", mean_.sizes().vec());
   const Tensor mean = mean_.contiguous(), var = var_.contiguous();
-  const Tensor encoded = at::empty(e.shape, mean.options());
+  const Tensor encoded = result(e.shape, mean);
   MR_RUN(mean, integrated_positional_encoding, e.points, e.dims, min_deg, e.degrees, in<T>(mean), in<T>(var),
          out<T>(encoded));
   return encoded;
@@ -73,8 +73,8 @@ std::tuple<Tensor, Tensor> integrated_positional_encoding_backward(const Tensor&
   check_shape(op, var_, "var", mean_.sizes().vec());
   check_shape(op, grad_, "grad", e.shape);
   const Tensor grad = grad_.contiguous(), mean = mean_.contiguous(), var = var_.contiguous();
-  const Tensor grad_mean = at::empty(mean.sizes(), mean.options());
-  const Tensor grad_var = at::empty(mean.sizes(), mean.options());
+  const Tensor grad_mean = result_like(mean);
+  const Tensor grad_var = result_like(mean);
   MR_RUN(mean, integrated_positional_encoding_backward, e.points, e.dims, min_deg, e.degrees, in<T>(grad), in<T>(mean),
          in<T>(var), out<T>(grad_mean), out<T>(grad_var));
   return {grad_mean, grad_var};

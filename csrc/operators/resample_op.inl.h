@@ -22,7 +22,7 @@ Tensor resample(const Tensor& t_, const Tensor& weights_, const Tensor& u_, doub
               ", expected [rays, n] or [1, n]");
   const int64_t n = u_.size(1);
   const Tensor t = t_.contiguous(), weights = weights_.contiguous(), u = u_.contiguous();
-  const Tensor out_ = at::empty({rays, n}, t.options());
+  const Tensor out_ = result({rays, n}, t);
   MR_RUN(t, resample, rays, bins, n, u.size(0) == 1, static_cast<T>(padding), in<T>(t), in<T>(weights), in<T>(u),
          out<T>(out_));
   return out_;

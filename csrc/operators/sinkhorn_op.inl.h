@@ -24,7 +24,7 @@ Tensor log_sinkhorn(const Tensor& scores_, const Tensor& bin_score_, int64_t ite
   check_transport("log_sinkhorn", scores_, bin_score_, iterations);
   const Tensor scores = scores_.contiguous(), bin_score = bin_score_.contiguous();
   const int64_t batch = scores.size(0), m = scores.size(1), n = scores.size(2);
-  const Tensor plan = at::empty({batch, m + 1, n + 1}, scores.options());
+  const Tensor plan = result({batch, m + 1, n + 1}, scores);
   if (m == 0 || n == 0) {  // everything goes to the dustbin, whatever the scores
     plan.zero_();
     plan.select(1, m).select(1, n).fill_(-std::numeric_limits<double>::infinity());
@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor> log_sinkhorn_backward(const Tensor& grad_, const Tens
   const int64_t batch = scores_.size(0), m = scores_.size(1), n = scores_.size(2);
   check_shape(op, grad_, "grad", {batch, m + 1, n + 1});
   const Tensor grad = grad_.contiguous(), scores = scores_.contiguous(), bin_score = bin_score_.contiguous();
-  const Tensor grad_scores = at::empty({batch, m, n}, scores.options());
+  const Tensor grad_scores = result_like(scores);
   const Tensor grad_bin = at::empty(bin_score.sizes(), scores.options());
   if (m == 0 || n == 0) {
     grad_bin.zero_();

@@ -63,6 +63,11 @@ T* out(const Tensor& tensor) {
 #define MR_LAUNCH_CUDA(tensor, name, ...) TORCH_CHECK(false, "medrecon::" #name ": built without CUDA")
 #endif
 
+// Results to be written; dense, whatever the strides of `like`.
+inline Tensor result(at::IntArrayRef sizes, const Tensor& like) { return at::empty(sizes, like.options()); }
+
+inline Tensor result_like(const Tensor& like) { return result(like.sizes(), like); }
+
 // Calls cpu::name<T> or cuda::name<T> for the device and scalar type of `tensor`; T is usable in the arguments.
 #define MR_RUN(tensor, name, ...)                                \
   do {                                                           \

@@ -27,6 +27,7 @@ CPP_SOURCES = (
     "cpu/sinkhorn.cpp",
     "cpu/sinkhorn_simd.cpp",
     "operators/all.cpp",
+    "operators/autograd.cpp",
 )
 CUDA_SOURCES = (
     "cuda/cast_rays.cu",

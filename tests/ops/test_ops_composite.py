@@ -39,7 +39,7 @@ def same(found, expected, tolerance):
 @pytest.mark.parametrize("background", [None, "one", "each"])
 def test_composite_of_every_size(n, s, background, dtype, device):
     *inputs, colours = scene(n, s, dtype, device)
-    if background:
+    if background:  # the gradient of one for all is a sum over the rays
         inputs.append(colours if background == "each" else torch.rand(3, dtype=dtype, device=device))
     found, cotangents = value_and_grads(ops.composite, inputs)
     assert all(x.dtype == dtype for x in found)
@@ -66,6 +66,32 @@ def test_extreme_densities(dtype, device):
         scale = b.abs().flatten(1).max(1).values if b.dim() > 1 else b.abs()
         error = (a - b).abs().flatten(1).max(1).values if b.dim() > 1 else (a - b).abs()
         assert (error <= (3e-5 if dtype == torch.float32 else 1e-11) * scale.clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_shines_through_a_nearly_opaque_ray_keeps_its_digits(packed, device):
+    """1 - opacity is 1e-7, of which float32 keeps not one digit; what is left is exp(-optical depth)."""
+    n, s = 4, 20
+    _, _, t, directions, _ = scene(n, s, torch.float64, device)
+    t, directions = t.float().double(), (directions / directions.norm(dim=-1, keepdim=True)).float().double()
+    length = (t[:, 1:] - t[:, :-1]) * directions.norm(dim=-1, keepdim=True)
+    depth = torch.tensor([[16.0], [18.5], [30.0], [0.1]], dtype=torch.float64, device=device)
+    density = (depth / length.sum(-1, keepdim=True)).expand(n, s).float().double()
+    left = torch.exp(-(density * length).sum(-1))
+
+    leaves = [x.float().clone().requires_grad_() for x in (density, torch.tensor([1.0, 0.5, 2.0], device=device))]
+    black = torch.zeros(n, s, 3, device=device)
+    if packed:
+        offsets = torch.arange(n + 1, device=device) * s
+        given = black.flatten(0, 1), leaves[0].flatten(), t[:, :-1].float().flatten(), t[:, 1:].float().flatten()
+        colour = ops.composite_packed(*given, offsets, directions.float(), leaves[1])[0]
+    else:
+        colour = ops.composite(black, leaves[0], t.float(), directions.float(), leaves[1])[0]
+    assert torch.allclose(colour.double(), left[:, None] * leaves[1].double(), rtol=1e-5, atol=0)
+    for ray in range(n):
+        of_density, of_background = torch.autograd.grad(colour[ray].sum(), leaves, retain_graph=True)
+        assert torch.allclose(of_background.double(), left[ray].expand(3), rtol=1e-5, atol=0)
+        assert torch.allclose(of_density[ray].double(), -3.5 * left[ray] * length[ray], rtol=2e-5, atol=0)
 
 
 def test_an_infinite_density_hides_what_is_behind_and_breaks_no_gradient(device):

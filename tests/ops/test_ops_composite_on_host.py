@@ -14,14 +14,14 @@ using namespace medrecon;
 #define ENTRY(T)                                                                                                       \\
   extern "C" void forward_##T(int64_t n, int64_t s, const T* rgb, const T* density, const T* t, const T* d,            \\
                               const T* bg, T* colour, T* depth, T* opacity, T* weights) {                              \\
-    cuda::composite<T>(nullptr, Rays<T>{n, s, n * s, nullptr, rgb, density, t, t + 1, d, bg, T(0)},                    \\
+    cuda::composite<T>(nullptr, Rays<T>{n, s, n * s, nullptr, rgb, density, t, t + 1, d, bg, 3, T(0)},                    \\
                        Pixels<T*>{colour, depth, opacity, weights});                                                   \\
   }                                                                                                                    \\
   extern "C" void backward_##T(int64_t n, int64_t s, const T* g_colour, const T* g_depth, const T* g_opacity,          \\
                                const T* g_weights, const T* depth, const T* opacity, const T* weights, const T* rgb,   \\
                                const T* density, const T* t, const T* d, const T* bg, T* o_rgb, T* o_density, T* o_t,  \\
                                T* o_d, T* o_bg) {                                                                      \\
-    cuda::composite_backward<T>(nullptr, Rays<T>{n, s, n * s, nullptr, rgb, density, t, t + 1, d, bg, T(0)},           \\
+    cuda::composite_backward<T>(nullptr, Rays<T>{n, s, n * s, nullptr, rgb, density, t, t + 1, d, bg, 3, T(0)},           \\
                                 Pixels<const T*>{g_colour, g_depth, g_opacity, g_weights},                             \\
                                 Pixels<const T*>{nullptr, depth, opacity, weights},                                    \\
                                 RayGradients<T>{o_rgb, o_density, o_t, nullptr, o_d, o_bg});                           \\
@@ -29,7 +29,7 @@ using namespace medrecon;
   extern "C" void packed_forward_##T(int64_t n, int64_t m, const int64_t* offsets, const T* rgb, const T* density,     \\
                                      const T* t0, const T* t1, const T* d, const T* bg, T* colour, T* depth,           \\
                                      T* opacity, T* weights) {                                                         \\
-    cuda::composite<T>(nullptr, Rays<T>{n, 0, m, offsets, rgb, density, t0, t1, d, bg, T(0.3)},                        \\
+    cuda::composite<T>(nullptr, Rays<T>{n, 0, m, offsets, rgb, density, t0, t1, d, bg, 3, T(0.3)},                        \\
                        Pixels<T*>{colour, depth, opacity, weights});                                                   \\
   }                                                                                                                    \\
   extern "C" void packed_backward_##T(int64_t n, int64_t m, const int64_t* offsets, const T* g_colour, const T* g_depth,\\
@@ -37,7 +37,7 @@ using namespace medrecon;
                                       const T* weights, const T* rgb, const T* density, const T* t0, const T* t1,      \\
                                       const T* d, const T* bg, T* o_rgb, T* o_density, T* o_t0, T* o_t1, T* o_d,       \\
                                       T* o_bg) {                                                                       \\
-    cuda::composite_backward<T>(nullptr, Rays<T>{n, 0, m, offsets, rgb, density, t0, t1, d, bg, T(0.3)},               \\
+    cuda::composite_backward<T>(nullptr, Rays<T>{n, 0, m, offsets, rgb, density, t0, t1, d, bg, 3, T(0.3)},               \\
                                 Pixels<const T*>{g_colour, g_depth, g_opacity, g_weights},                             \\
                                 Pixels<const T*>{nullptr, depth, opacity, weights},                                    \\
                                 RayGradients<T>{o_rgb, o_density, o_t0, o_t1, o_d, o_bg});                             \\

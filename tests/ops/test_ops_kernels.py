@@ -115,14 +115,54 @@ def test_any_strides_give_the_same_as_dense_ones(name, device):
     assert all(torch.equal(a, b) for a, b in zip(broad, ones))
 
 
-@pytest.mark.parametrize(("n", "s"), [(0, 4), (1, 1), (3, 0), (0, 0), (1, 129), (517, 3)])
-def test_cast_rays_of_every_size(n, s, device):
-    inputs = rays(n, s, torch.float64, device)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n", "s"), [(0, 4), (1, 1), (3, 0), (0, 0), (1, 129), (517, 3), (70, 15), (7, 16), (5, 17), (2, 33)]
+)
+def test_cast_rays_of_every_size(n, s, dtype, device):
+    inputs = rays(n, s, dtype, device)
     outputs, grads, cotangents = _value_and_grads(ops.cast_rays, inputs, ())
     assert outputs[0].shape == outputs[1].shape == (n, s, 3)
+    in_double = [x.double() for x in inputs], (), [c.double() for c in cotangents]
+    expected, expected_grads, _ = _value_and_grads(reference.cast_rays, *in_double)
+    relative, absolute = (1e-5, 2e-6) if dtype == torch.float32 else (1e-10, 1e-12)
+    for found, truth in zip((*outputs, *grads), (*expected, *expected_grads)):
+        scale = max(1.0, truth.abs().max().item()) if truth.numel() else 1.0
+        assert torch.allclose(found.double(), truth, rtol=relative, atol=absolute * scale)
+
+
+def test_cast_rays_where_there_is_no_direction_or_no_frustum(device):
+    inputs = rays(4, 21, torch.float64, device)
+    inputs[0][0, :5] = 0.0  # empty frusta at the apex, then one from the apex
+    inputs[0][1, 7:] = inputs[0][1, 7:8]
+    inputs[2][2] = 0.0
+    inputs[2][3] = torch.tensor([3e-6, 0.0, -2e-6])  # below the floor of |direction|^2
+    outputs, grads, cotangents = _value_and_grads(ops.cast_rays, inputs, ())
     expected, expected_grads, _ = _value_and_grads(reference.cast_rays, inputs, (), cotangents)
     for found, truth in zip((*outputs, *grads), (*expected, *expected_grads)):
-        assert torch.allclose(found, truth, rtol=1e-10, atol=1e-12)
+        assert found.isfinite().all()
+        assert torch.allclose(found, truth, rtol=1e-9, atol=1e-11)
+
+
+def test_cast_rays_keeps_what_is_not_finite_on_its_ray(device):
+    inputs = rays(3, 37, torch.float32, device)
+    clean = ops.cast_rays(*inputs)
+    inputs[0][1, 20] = math.nan
+    inputs[2][1, 0] = math.inf
+    for found, truth in zip(ops.cast_rays(*inputs), clean):
+        assert torch.equal(found[[0, 2]], truth[[0, 2]])
+        assert found[1, 19:21].isnan().any(-1).all()
+
+
+def test_cast_rays_does_not_depend_on_the_number_of_threads():
+    inputs = rays(301, 37, torch.float32)
+    *_, cotangents = _value_and_grads(ops.cast_rays, inputs, ())
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        outputs, grads, _ = _value_and_grads(ops.cast_rays, inputs, (), cotangents)
+        results.append((*outputs, *grads))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (1, 1), (5, 0), (2, 0, 3), (1031, 3), (7, 2), (2, 3, 5, 1)])

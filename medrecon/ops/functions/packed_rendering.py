@@ -57,5 +57,5 @@ def composite_packed(
         raise ValueError(f"{name}: stop is {stop}, expected at least 0 and less than 1")
     if not kernels_for(density.device.type):
         return reference.composite_packed(rgb, density, t0, t1, offsets, directions, background, stop)
-    behind = (rgb.new_zeros(3) if background is None else background).expand(n, 3)
+    behind = rgb.new_zeros(3) if background is None else background
     return torch.ops.medrecon.composite_packed.default(rgb, density, t0, t1, directions, behind, offsets, stop)

@@ -41,7 +41,7 @@ def composite(
     if not kernels_for(density.device.type):
         return reference.composite(rgb, density, t, directions, background)
     behind = rgb.new_zeros(3) if background is None else background
-    return torch.ops.medrecon.composite.default(rgb, density, t, directions, behind.expand(n, 3))
+    return torch.ops.medrecon.composite.default(rgb, density, t, directions, behind)
 
 
 @torch.no_grad()

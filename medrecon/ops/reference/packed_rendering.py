@@ -33,7 +33,8 @@ def composite_packed(
     opacity = weights.sum(-1)
     colour = (weights[..., None] * rows(rgb)).sum(-2)
     if background is not None:
-        colour = colour + (1 - opacity)[:, None] * background
+        left = torch.exp(-torch.where(light < stop, 0, optical).sum(-1))  # 1 - opacity would cancel
+        colour = colour + left[:, None] * background
     hit = opacity > 0
     reach = (weights * (start + end) / 2).sum(-1)
     depth = torch.where(hit, reach / torch.where(hit, opacity, torch.ones_like(opacity)), torch.zeros_like(opacity))

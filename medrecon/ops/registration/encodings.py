@@ -3,24 +3,17 @@
 
 from __future__ import annotations
 
-import torch
-
 from .. import reference
 from .autograd import register
 
 
 def register_encodings() -> None:
     """Registers them."""
-    ops = torch.ops.medrecon
-    register(
-        "positional_encoding", _encoded, ops.positional_encoding_backward.default, reference.positional_encoding, 1
-    )
+    register("positional_encoding", _encoded, reference.positional_encoding)
     register(
         "integrated_positional_encoding",
         lambda mean, var, min_deg, max_deg: _encoded(mean, min_deg, max_deg),
-        ops.integrated_positional_encoding_backward.default,
         reference.integrated_positional_encoding,
-        2,
     )
 
 

@@ -11,7 +11,7 @@ from .autograd import register
 
 def register_rays() -> None:
     """Registers them."""
-    register("cast_rays", _fake_cast_rays, torch.ops.medrecon.cast_rays_backward.default, cast_rays, 4)
+    register("cast_rays", _fake_cast_rays, cast_rays)
 
 
 def _fake_cast_rays(t, origins, directions, radii):
