@@ -82,10 +82,24 @@ def test_reports(measured):
     out, _, results = measured
     table = (out / "results.md").read_text()
     assert table.count("\n| composite |") == 2 and f"{results['threads']} threads" in table
-    assert report.headline(results).count("\n") == 2 + 3
+    assert report.headline(results).count("\n") == 2 + 2 and "composite, forward + backward" in report.headline(results)
     if importlib.util.find_spec("matplotlib"):
         assert (out / "speed.png").stat().st_size > 1e4
         assert "<svg" in (out / "speed.svg").read_text()
+
+
+def test_the_readme_shows_the_committed_results():
+    """Made by `python -m medrecon.bench.speed --headline benchmarks/results/speed-2-cpu-cores.json`."""
+    results = json.loads((ROOT / "benchmarks/results/speed-2-cpu-cores.json").read_text())
+    assert report.headline(results) in (ROOT / "README.md").read_text()
+    assert report.markdown(results) == (ROOT / "benchmarks/results/speed-2-cpu-cores.md").read_text()
+
+
+def test_rows_are_told_from_the_smallest_to_the_largest():
+    rows = [
+        {"op": op, "what": "forward", "size": size} for op, size in (("b", "20 x 3"), ("b", "4 x 3"), ("mipnerf", "9"))
+    ]
+    assert [row["size"] for row in report.ordered({"ops": rows})] == ["9", "4 x 3", "20 x 3"]
 
 
 def test_flops_of_a_step_are_those_of_its_matrices():
