@@ -73,7 +73,7 @@ __device__ void composite_tile(const Tile<Engine>& tile, T* through, Carried<T>*
   }
   tile.running_sums(kSums, 1);
   for (int row = threadIdx.x; row < tile.count; row += blockDim.x) {
-    const T weight = weight_of(optical[row], tile.sum_before(row, 0, *carried), T(0));
+    const T weight = -exponential_less_1(-optical[row]) * exponential(-tile.sum_before(row, 0, *carried));
     task.weights[tile.sample[row]] = weight;
     for (int k = 0; k < 3; ++k) seen(k, row) = weight * tile.row_numbers(kColour + k)[row];
     seen(3, row) = weight;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kFieldThreads, Engine::kBlocks)
   for (int64_t ray = begin + threadIdx.x; ray < end; ray += blockDim.x) {
     const T seen = task.opacity[ray];
     task.depth[ray] = seen > T(0) ? task.depth[ray] / seen : T(0);
-    for (int k = 0; k < 3; ++k) task.rgb[3 * ray + k] += (T(1) - seen) * background_of(task, ray, k);
+    for (int k = 0; k < 3; ++k) task.rgb[3 * ray + k] += through[ray] * background_of(task, ray, k);
   }
 }
 

@@ -181,6 +181,7 @@ class TestViews(SourceConformance):
         return create("source", "views", path=str(input_dir / "ball.nii.gz"))
 
 
+SMALL_GRID = {"levels": 4, "log2_size": 12, "finest": 64, "width": 16, "samples": 64, "occupancy_cells": 16}
 SMALL = {"width": 16, "coarse_samples": 8, "fine_samples": 8, "max_degree": 6, "occupancy_cells": 16}
 
 
@@ -192,6 +193,11 @@ class TestNerf(RendererConformance):
 class TestMipNerf(RendererConformance):
     def make(self):
         return create("renderer", "mipnerf", **SMALL)
+
+
+class TestMipGrid(RendererConformance):
+    def make(self):
+        return create("renderer", "mipgrid", **SMALL_GRID)
 
 
 class TestMipNerfWithoutAppearance(RendererConformance):
