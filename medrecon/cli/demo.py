@@ -12,7 +12,7 @@ medrecon demo: a real chest CT (LIDC-IDRI-0001, CC BY 3.0, see NOTICE), pictured
   1. Pictures of the bones are rendered from cameras around the patient; then the cameras are forgotten.
   2. Keypoints, matches, camera poses, a radiance field and a surface are made from the pictures alone.
   3. Cameras, views and surface are compared with the CT, in millimetres.
-About 8 minutes on two CPU cores. Interrupt it at any time: the same command goes on where it stopped."""
+About 5 minutes on two CPU cores. Interrupt it at any time: the same command goes on where it stopped."""
 
 
 def demo_config() -> Path:
