@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from medrecon.bench.speed import __main__ as command
-from medrecon.bench.speed import field_rows, report
+from medrecon.bench.speed import alternating, field_rows, report
+from medrecon.bench.speed import measure as measuring
 from medrecon.bench.speed.measure import measure, run
 from medrecon.bench.speed.ops_rows import flops, op_workloads
 from medrecon.bench.speed.workload import FUNCTION, Workload
@@ -159,3 +161,28 @@ def test_the_command(tmp_path, capsys):
     arguments = ["bench", "speed", "--quick", "--no-compile", "--threads", "1", "--out", str(tmp_path)]
     assert main([*arguments, "--only", "mipnerf rendering"]) == 0
     assert "| mipnerf | rendering | 128 x 32, 2 x 64 |" in capsys.readouterr().out
+
+
+def test_what_prepares_a_call_is_not_timed(monkeypatch):
+    """Threads asleep and a cold cache are no part of the time of an op; it is so for every implementation."""
+    seen = []
+    monkeypatch.setattr(alternating.time, "perf_counter", lambda: seen.append("clock") or 0.0)
+
+    def call(_):
+        seen.append("call")
+
+    call.prepare = lambda: seen.append("prepare")
+    with np.errstate(invalid="ignore"):
+        alternating.alternate({"with": call}, [None], 1)
+    assert seen == ["prepare", "clock", "call", "clock"] * 2
+
+
+@pytest.mark.parametrize(("seconds", "many"), [(0.0, False), (1e9, True)])
+def test_a_turn_of_short_calls_is_prepared_by_another_and_one_of_long_calls_is_not(monkeypatch, seconds, many):
+    monkeypatch.setattr(measuring, "TURN_SECONDS", seconds)
+    called = []
+    turn, count = measuring._turn(lambda: called.append(1), "cpu")
+    assert count == (measuring.MOST_CALLS if many else 1)
+    called.clear()
+    turn.prepare()
+    assert len(called) == (count if many else 0)

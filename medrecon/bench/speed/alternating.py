@@ -38,7 +38,8 @@ class Timing:
 def alternate(
     functions: dict[str, Callable[[Any], Any]], inputs: Sequence, repeats: int
 ) -> tuple[dict[str, Timing], dict[str, list]]:
-    """Calls every function on every input, ``repeats`` + 1 rounds long; the first round warms up.
+    """Calls every function on every input, ``repeats`` + 1 rounds long; the first round warms up. What a function has
+    as ``prepare`` is called before it, untimed.
 
     Returns:
         times and the results of the last round, by name. Ratios are to the first function.
@@ -49,6 +50,7 @@ def alternate(
         for i, (name, function) in enumerate(functions.items()):
             found[name] = []
             for j, x in enumerate(inputs):
+                getattr(function, "prepare", int)()
                 begun = time.perf_counter()
                 found[name].append(function(x))
                 times[i, turn, j] = 1e3 * (time.perf_counter() - begun)
