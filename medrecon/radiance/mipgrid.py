@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hash grid that knows how large a pixel is: the default field, accurate after a minute on two cores."""
+"""A multi-resolution hash grid that knows how large a pixel is."""
 
 from __future__ import annotations
 
@@ -96,6 +96,11 @@ class MipGridRenderer(Renderer):
     def _step(self) -> float:
         return 2 / self.config.samples
 
+    @property
+    def _most_samples(self) -> int:
+        """No ray can have more: the cube's diagonal is sqrt(3) sides long, and t is no longer than the way."""
+        return 2 * self.config.samples
+
     def _encode(self, xyz: Tensor, sigma: Tensor) -> Tensor:
         """Points and deviations in field units -> [M, levels * features]."""
         return ops.grid_encode((xyz + 1) / 2, sigma / 2, self.table, self.resolutions, self.config.log2_size)
@@ -110,7 +115,8 @@ class MipGridRenderer(Renderer):
             (rays.origins + 1) / 2, rays.directions / 2, rays.near.squeeze(-1), rays.far.squeeze(-1),
             self.occupancy.bits, self.table, self.network.flat_parameters(),
             self.network.ray_bias(self._view(rays, appearance)), *more, resolution=self.occupancy.cells,
-            step=self._step, resolutions=self.resolutions, log2_size=c.log2_size, width=c.width, layers=c.depth,
+            step=self._step, max_samples=self._most_samples, resolutions=self.resolutions, log2_size=c.log2_size,
+            width=c.width, layers=c.depth,
             colour_width=self.network.colour_width, density_shift=self.network.density_shift,
             radii=rays.radii.squeeze(-1) / 2, stop=c.stop, **options,
         )  # fmt: skip
@@ -122,7 +128,7 @@ class MipGridRenderer(Renderer):
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
         packed = ops.march_rays(
             (rays.origins + 1) / 2, rays.directions / 2, rays.near.squeeze(-1), rays.far.squeeze(-1),
-            self.occupancy.bits, self.occupancy.cells, self._step,
+            self.occupancy.bits, self.occupancy.cells, self._step, max_samples=self._most_samples,
         )  # fmt: skip
         ray = packed.ray.long()
         middle = (packed.t0 + packed.t1)[:, None] / 2

@@ -127,6 +127,21 @@ def test_mipgrid_in_one_pass_is_its_steps_one_after_the_other(scene_and_sparse):
         torch.testing.assert_close(renderer.density(xyz), renderer.network.density(features) / 2 * inside)
 
 
+def test_mipgrid_follows_a_ray_to_its_end_however_short_the_steps(scene_and_sparse):
+    """Thin even fog: what it lets through does not depend on the length of the steps."""
+    scene, _ = scene_and_sparse
+    rays = scene.rays(scene.train_ids[0])
+    opacities = []
+    for samples in (128, 4096):
+        renderer = ready(scene, "mipgrid", samples=samples, density_shift=-1.0, occupancy_cells=8)
+        with torch.no_grad():
+            renderer.occupancy.bits.fill_(255)
+            opacities.append([renderer.render(rays).opacity, renderer.render_basic(rays).opacity])
+    for coarse, fine in zip(*opacities):
+        assert coarse.max() > 0.3
+        torch.testing.assert_close(fine, coarse, rtol=0.02, atol=0.005)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_appearance_leaves_density_and_depth_bitwise_alone(scene_and_sparse, name):
     scene, _ = scene_and_sparse

@@ -50,7 +50,8 @@ def alternate(
         for i, (name, function) in enumerate(functions.items()):
             found[name] = []
             for j, x in enumerate(inputs):
-                getattr(function, "prepare", int)()
+                if hasattr(function, "prepare"):
+                    function.prepare()
                 begun = time.perf_counter()
                 found[name].append(function(x))
                 times[i, turn, j] = 1e3 * (time.perf_counter() - begun)
