@@ -126,6 +126,16 @@ class MipGridRenderer(Renderer):
         return RenderOut(rgb.clamp(0, 1), depth, opacity.clamp(0, 1))
 
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        packed, features = self._samples(rays)
+        rgb = self.network.colour(features, self._view(rays, appearance), packed.ray.long())
+        return self._composed(rays, packed, features, rgb)
+
+    def render_depth(self, rays: RayBatch) -> RenderOut:
+        packed, features = self._samples(rays)
+        return self._composed(rays, packed, features, features.new_zeros(len(features), 3))
+
+    def _samples(self, rays: RayBatch) -> tuple[ops.Packed, Tensor]:
+        """The samples of rays in matter, and the network's features there [M, width]."""
         packed = ops.march_rays(
             (rays.origins + 1) / 2, rays.directions / 2, rays.near.squeeze(-1), rays.far.squeeze(-1),
             self.occupancy.bits, self.occupancy.cells, self._step, max_samples=self._most_samples,
@@ -134,8 +144,9 @@ class MipGridRenderer(Renderer):
         middle = (packed.t0 + packed.t1)[:, None] / 2
         xyz = rays.origins[ray] + middle * rays.directions[ray]
         # The standard deviation across the cone (mip-NeRF eq. 8) is half its radius.
-        features = self.network.features(self._encode(xyz, (middle * rays.radii[ray]).squeeze(1) / 2))
-        rgb = self.network.colour(features, self._view(rays, appearance), ray)
+        return packed, self.network.features(self._encode(xyz, (middle * rays.radii[ray]).squeeze(1) / 2))
+
+    def _composed(self, rays: RayBatch, packed: ops.Packed, features: Tensor, rgb: Tensor) -> RenderOut:
         rgb, _, _, weights = ops.composite_packed(
             rgb, self.network.density(features), packed.t0, packed.t1, packed.offsets, rays.directions / 2,
             stop=self.config.stop,

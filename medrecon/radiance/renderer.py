@@ -72,6 +72,10 @@ class Renderer(nn.Module):
         """As `render`, where median and spread of the depth are not wanted: that may be much quicker."""
         return self.render(rays, appearance)
 
+    def render_depth(self, rays: RayBatch) -> RenderOut:
+        """As `render`, where colour is not wanted: ``rgb`` is of no meaning. That may be much quicker."""
+        return self.render(rays)
+
     def loss(
         self, rays: RayBatch, rgb: Tensor, weight: Tensor, step: int, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:

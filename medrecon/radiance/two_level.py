@@ -16,6 +16,7 @@ from medrecon.radiance.appearance import AppearanceCodes
 from medrecon.radiance.encoding import direction_size, encode_direction
 from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.occupancy import OccupancyGrid
+from medrecon.radiance.packed import median_within
 from medrecon.radiance.renderer import Renderer
 from medrecon.radiance.scene import Scene
 from medrecon.types import RayBatch, RenderOut
@@ -123,7 +124,7 @@ class TwoLevelRenderer(Renderer):
         return _Level(t, *self.composite(network, rays, t, inside, view))
 
     def _march(
-        self, rays: RayBatch, appearance: "str | Tensor | None", generator: torch.Generator | None
+        self, rays: RayBatch, appearance: "str | Tensor | None", generator: torch.Generator | None, colour: bool = True
     ) -> tuple[RayBatch, Tensor, list[_Level]]:
         """(rays that may meet matter, their indices, both levels). Without a generator nothing is random."""
         active, t = self._first_edges(rays, generator)
@@ -140,12 +141,18 @@ class TwoLevelRenderer(Renderer):
         drawn = self._resample(
             t, first.weights.detach(), self.config.fine_samples, self.config.resample_padding, generator
         )
-        second = self._look(self.networks[-1], rays, self.fine_edges(t, drawn), view)
+        second = self._look(self.networks[-1], rays, self.fine_edges(t, drawn), view if colour else None)
         return rays, active, [first, second]
 
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
+        return self._render(rays, appearance, True)
+
+    def render_depth(self, rays: RayBatch) -> RenderOut:
+        return self._render(rays, None, False)
+
+    def _render(self, rays: RayBatch, appearance: "str | Tensor | None", colour: bool) -> RenderOut:
         n = len(rays)
-        _, active, levels = self._march(rays, appearance, None)
+        _, active, levels = self._march(rays, appearance, None, colour)
         level = levels[-1]
         weights = level.weights
         middle = (level.t[:, 1:] + level.t[:, :-1]) / 2
@@ -155,8 +162,11 @@ class TwoLevelRenderer(Renderer):
         spread = torch.where(
             some, ((weights * (middle - mean[:, None]) ** 2).sum(-1) / total.clamp_min(1e-10)).sqrt(), 0.0
         )
-        half = (weights.cumsum(-1) < 0.5).sum(-1, keepdim=True).clamp(max=weights.shape[1] - 1)
-        median = torch.where(total >= 0.5, middle.gather(1, half).squeeze(-1), mean)
+        running = weights.cumsum(-1)
+        half = (running < 0.5).sum(-1, keepdim=True).clamp(max=weights.shape[1] - 1)
+        at = lambda value: value.gather(1, half).squeeze(-1)  # noqa: E731
+        crossing = median_within(at(level.t[:, :-1]), at(level.t[:, 1:]), 1 - at(running - weights), at(weights))
+        median = torch.where(total >= 0.5, crossing, mean)
         place = lambda value: value.new_zeros(n, *value.shape[1:]).index_copy(0, active, value)  # noqa: E731
         opacity = torch.where(some, total.clamp(0, 1), 0.0)
         return RenderOut(place(level.rgb.clamp(0, 1)), place(mean), place(opacity), place(median), place(spread))

@@ -94,6 +94,17 @@ class RendererConformance:
             same = all(torch.equal(getattr(outs[0], name), getattr(o, name)) for o in outs[1:])
             require(same, KIND, f"{name} is bitwise the same whichever frame's appearance is used")
 
+    def test_depth_without_colour(self) -> None:
+        renderer, scene = self._ready()
+        rays = scene.rays(scene.train_ids[0])
+        out = self._render(renderer, rays)
+        with torch.no_grad():
+            bare = renderer.render_depth(rays)
+        for name in ("depth", "opacity", "depth_median", "depth_std"):
+            a, b = getattr(out, name), getattr(bare, name)
+            same = (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            require(same, KIND, f"render_depth gives the {name} that render gives, bit for bit")
+
     def test_frames_never_seen_can_be_rendered(self) -> None:
         renderer, scene = self._ready()
         out = self._render(renderer, scene.rays(scene.heldout_ids[0]))
