@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -40,11 +41,11 @@ def training_picture(frame: Frame, camera: Camera) -> tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True, slots=True)
 class PixelPool:
-    """Pixels of one size of the training pictures.
+    """Pixels of the training pictures, in one size or several: F pictures, every frame once per size.
 
     Attributes:
         colours: uint8 [P, 3], pixels of all pictures back to back.
-        foreground, background: int64 indices of pixels that may be drawn; masked pixels are in neither.
+        foreground, background: int64 indices of pixels that may be drawn, for each size; masked ones are in neither.
         pixel_offsets: int64 [F + 1], where each picture begins.
         directions: float32 [D, 3] camera-frame directions of each distinct camera, back to back; radii float32 [D].
         direction_offsets: int64 [F], where the directions of each picture's camera begin.
@@ -53,8 +54,8 @@ class PixelPool:
     """
 
     colours: Tensor
-    foreground: Tensor
-    background: Tensor
+    foreground: tuple[Tensor, ...]
+    background: tuple[Tensor, ...]
     pixel_offsets: Tensor
     directions: Tensor
     radii: Tensor
@@ -65,8 +66,8 @@ class PixelPool:
     frame_ids: Tensor
 
     @staticmethod
-    def build(scene: Scene, frames: FrameSet, frame_ids: list[int], factor: float = 1.0) -> "PixelPool":
-        """Pool of the frames at ``factor`` times the scene's resolution.
+    def build(scene: Scene, frames: FrameSet, frame_ids: list[int], factors: tuple[float, ...] = (1.0,)) -> "PixelPool":
+        """Pool of the frames at each of ``factors`` times the scene's resolution.
 
         Raises:
             StageError: every pixel is masked.
@@ -76,7 +77,7 @@ class PixelPool:
         tables: dict[Camera, int] = {}
         directions, radii, n_directions = [], [], 0
         rotations, centres = [], []
-        for i in frame_ids:
+        for factor, i in product(factors, frame_ids):
             camera = scene.cameras[i]
             if factor != 1.0:
                 camera = camera.scaled(
@@ -102,32 +103,46 @@ class PixelPool:
         if not sum(map(len, fore)) + sum(map(len, back)):
             raise StageError("no pixel is left to train on: the masks hide everything", "check or switch off the masks")
         tensor = lambda parts, dtype: torch.from_numpy(np.ascontiguousarray(np.asarray(parts, dtype)))  # noqa: E731
+        n, k = len(frame_ids), len(factors)
+        by_size = (
+            lambda parts: tuple(  # noqa: E731
+                tensor(np.concatenate(parts[n * j : n * (j + 1)]), np.int64) for j in range(k)
+            )
+        )
         return PixelPool(
             torch.from_numpy(np.concatenate(colours)),
-            tensor(np.concatenate(fore), np.int64),
-            tensor(np.concatenate(back), np.int64),
+            by_size(fore),
+            by_size(back),
             tensor(offsets, np.int64),
             torch.from_numpy(np.concatenate(directions)),
             torch.from_numpy(np.concatenate(radii)),
             tensor(start, np.int64),
             tensor(rotations, np.float32),
             tensor(centres, np.float32),
-            tensor([scene.near_far[i] for i in frame_ids], np.float32),
-            tensor(frame_ids, np.int64),
+            tensor([scene.near_far[i] for i in frame_ids] * k, np.float32),
+            tensor(list(frame_ids) * k, np.int64),
         )
 
     def to(self, device: str) -> "PixelPool":
-        return PixelPool(*(getattr(self, name).to(device) for name in self.__slots__))
+        moved = lambda x: x.to(device) if isinstance(x, Tensor) else tuple(part.to(device) for part in x)  # noqa: E731
+        return PixelPool(*(moved(getattr(self, name)) for name in self.__slots__))
 
     def draw(self, n: int, background_share: float, generator: torch.Generator) -> Tensor:
-        """int64 [n] random usable pixels; ``background_share`` of them from the known background."""
-        n_back = round(n * background_share) if len(self.background) else 0
-        if not len(self.foreground):
-            n_back = n
+        """int64 [n] random usable pixels; ``background_share`` of them from the known background.
+
+        As many of each size. In the mean the loss is then mip-NeRF's (section 4.1), where any pixel is as likely and
+        weighs as much as the area it covers; but of 512 rays six would show an eighth of the size, and decide the step.
+        """
+        sizes = [pair for pair in zip(self.foreground, self.background) if len(pair[0]) + len(pair[1])]
         parts = []
-        for pool, count in ((self.foreground, n - n_back), (self.background, n_back)):
-            if count:
-                parts.append(pool[torch.randint(len(pool), (count,), generator=generator, device=generator.device)])
+        for k, (foreground, background) in enumerate(sizes):
+            of_size = n * (k + 1) // len(sizes) - n * k // len(sizes)
+            n_back = round(of_size * background_share) if len(background) else 0
+            if not len(foreground):
+                n_back = of_size
+            for pool, count in ((foreground, of_size - n_back), (background, n_back)):
+                if count:
+                    parts.append(pool[torch.randint(len(pool), (count,), generator=generator, device=generator.device)])
         return torch.cat(parts)
 
     def rays(self, pixels: Tensor, scene: Scene) -> tuple[RayBatch, Tensor]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,13 @@ class TrainingConfig(ComponentConfig):
         max_length=4,
         description="coarse to fine: share of the steps spent at 1/4, 1/2, ... of the size before the full one; "
         "() trains at full size from the start",
+    )
+    scales: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,),
+        min_length=1,
+        max_length=8,
+        description="sizes, as parts of the full one, of which a step sees as many rays each; (1, 0.5, 0.25, 0.125) "
+        "teaches how things look from afar (mip-NeRF's multi-scale training)",
     )
     background_share: float = Field(
         0.25, ge=0, lt=1, description="part of the rays drawn from a known black background (where there is one)"

@@ -116,9 +116,10 @@ def _step(renderer, optimiser, scene, pools, schedule, trace, seed, device) -> N
 
 
 def _pyramid(scene: Scene, frames: FrameSet, training: TrainingConfig) -> list[PixelPool]:
-    """Pools from the smallest pictures to the full ones."""
+    """Pools from the smallest pictures to the full ones; the last is that of ``training.scales``."""
     n = len(training.pyramid)
-    return [PixelPool.build(scene, frames, scene.train_ids, 0.5 ** (n - i)) for i in range(n + 1)]
+    sizes = [(0.5 ** (n - i),) for i in range(n)] + [training.scales]
+    return [PixelPool.build(scene, frames, scene.train_ids, factors) for factors in sizes]
 
 
 def _psnr(mse: float) -> float:
@@ -151,7 +152,7 @@ class _Glance:
 
     def __init__(self, scene: Scene, frames: FrameSet, seed: int, device: str):
         pool = PixelPool.build(scene, frames, scene.heldout_ids)
-        usable = torch.cat([pool.foreground, pool.background])
+        usable = torch.cat([*pool.foreground, *pool.background])
         generator = torch.Generator().manual_seed(step_seed(seed, 2**31))
         chosen = usable[torch.randint(len(usable), (min(GLANCE_PIXELS, len(usable)),), generator=generator)]
         rays, rgb = pool.rays(chosen.sort().values, scene)

@@ -246,6 +246,39 @@ def test_pool_rays_are_the_scenes_rays(data):
         assert ((rgb * 255).round().byte().numpy() == picture).all()
 
 
+def test_pool_of_several_sizes(data):
+    """As many rays of each size; cones as wide as the pixels are large, colours those of the reduced pictures."""
+    frames, sparse = data
+    scene = Scene.from_sparse(frames, sparse, TrainingConfig(max_size_px=24))
+    pool = PixelPool.build(scene, frames, scene.train_ids, (1.0, 0.5, 0.25))
+    n = len(scene.train_ids)
+    sizes = torch.tensor([24 * 24, 12 * 12, 6 * 6])
+    assert len(pool.colours) == n * sizes.sum()
+    border = torch.cat([torch.zeros(1), (n * sizes).cumsum(0)])
+    pixels = pool.draw(900, 0.25, torch.Generator().manual_seed(0))
+    assert [int(((pixels >= a) & (pixels < b)).sum()) for a, b in zip(border, border[1:])] == [300, 300, 300]
+    position, frame_id = 2, scene.train_ids[2]
+    whole = scene.rays(frame_id)
+    picture = frames.by_id()[frame_id].load_image().astype(float)
+    for k, (side, factor) in enumerate([(24, 1), (12, 2), (6, 4)]):
+        first = int(border[k]) + position * side * side
+        rays, rgb = pool.rays(torch.arange(side * side) + first, scene)
+        assert (rays.frame_ids == frame_id).all()
+        assert torch.allclose(rays.radii, factor * whole.radii[0], rtol=0.2)
+        middle = whole.directions.view(side, factor, side, factor, 3).mean((1, 3)).view(-1, 3)
+        assert torch.allclose(rays.directions, middle, atol=1e-5)
+        reduced = picture.reshape(side, factor, side, factor, 3).mean((1, 3)).reshape(-1, 3)
+        assert np.abs((rgb * 255).numpy() - reduced).max() <= 0.51
+
+
+def test_it_learns_from_several_sizes(tmp_path, data):
+    frames, sparse = data
+    training = small_training(iterations=100, rays_per_batch=256, scales=(1.0, 0.5), pyramid=(0.2,))
+    train(frames, sparse, make(width=32, direction_degree=0), training, tmp_path, 0, "cpu", Quiet())
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history[-1]["psnr_db"] > history[0]["psnr_db"] + 5
+
+
 def test_masks_that_hide_everything(tmp_path):
     ids = [10 + 3 * k for k in range(4)]
     frames, sparse = ball(tmp_path, n=4, size=24, masks={i: np.zeros((24, 24), bool) for i in ids})
