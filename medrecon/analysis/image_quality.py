@@ -34,9 +34,10 @@ class ImageQualityAnalysisConfig(ComponentConfig):
 class ImageQualityAnalysis:
     """Mean of each metric over the held-out views; sigma is the standard deviation between views, n their number.
 
-    The real picture is reduced to the render's size; pixels its mask hides do not count. A held-out view that was not
-    rendered is counted in the note of every figure, never silently left out. A metric that lacks its weights, or is
-    not defined on a picture, has the value None and a note.
+    The real picture is reduced to the render's size; pixels its mask hides do not count, nor does the half of a picture
+    that its appearance code was fitted to. A held-out view that was not rendered is counted in the note of every
+    figure, never silently left out. A metric that lacks its weights, or is not defined on a picture, has the value None
+    and a note.
     """
 
     def __init__(self, config: ImageQualityAnalysisConfig):
@@ -62,8 +63,10 @@ class ImageQualityAnalysis:
             image = view.load_rgb()
             camera = scene.cameras[view.frame_id].scaled(image.shape[1], image.shape[0])
             reference, mask = training_picture(frames[view.frame_id], camera)
+            counted = np.s_[:, view.measured_from_px :]
+            mask = None if mask is None else mask[counted]
             for name, metric in measures:
-                self._measure(name, metric, image, reference, mask, values, problems)
+                self._measure(name, metric, image[counted], reference[counted], mask, values, problems)
             progress.advance(1)
         return [self._metric(n, values[n], problems.get(n, ""), len(wanted - rendered), renders) for n, _ in measures]
 

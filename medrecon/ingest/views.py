@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import ConfigError, InputError
+from medrecon.ingest.exposure import Exposure
 from medrecon.ingest.transfer_functions import PresetName, TransferFunction, TransferFunctionConfig, transfer_function
 from medrecon.ingest.volume import load_volume, with_border
 from medrecon.progress import Progress
@@ -101,6 +102,13 @@ class ViewsSourceConfig(ComponentConfig):
         description="light falls off with the square of the depth beyond this one, as an endoscope's",
     )
     exposure_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of the log of each picture's gain")
+    gamma_jitter: float = Field(0.0, ge=0, le=1, description="and of the log of its gamma")
+    white_balance_jitter: float = Field(
+        0.0, ge=0, le=1, description="and of the log of red and of blue, as against green"
+    )
+    strong_share: float = Field(
+        0.0, ge=0, le=1, description="share of the pictures whose gain, gamma and white balance stray twice as far"
+    )
     noise_sigma: float = Field(0.0, ge=0, le=100, description="standard deviation of the noise, in grey levels of 255")
     supersample: int = Field(2, ge=1, le=4, description="rays per pixel along each axis")
     step_mm: float | None = Field(
@@ -246,14 +254,14 @@ class ViewsSource:
         )
 
     def _expose(self, rgb: np.ndarray, depth: np.ndarray, index: int) -> np.ndarray:
-        """float32 [H, W, 3] -> uint8: fall-off, gain, noise; each view has its own generator."""
+        """float32 [H, W, 3] -> uint8: fall-off, exposure, noise; each view has its own generator."""
         config = self.config
         random = np.random.default_rng([config.seed, index])
-        gain = np.exp(config.exposure_jitter * random.standard_normal()) if config.exposure_jitter else 1.0
+        exposure = Exposure.draw(config, random)
         if config.light_reach_mm is not None:
             deep = np.maximum(depth, config.light_reach_mm)[..., None]
             rgb = rgb * (config.light_reach_mm / deep) ** 2
-        grey = rgb * (255.0 * gain)
+        grey = 255.0 * exposure.apply(rgb)
         if config.noise_sigma:
             grey = grey + config.noise_sigma * random.standard_normal(grey.shape)
         return np.clip(np.rint(grey), 0, 255).astype(np.uint8)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from medrecon.errors import InputError
 
-MODES = ("zero", "mean", "nearest")
+MODES = ("zero", "mean")
 
 
 class AppearanceCodes(nn.Module):
@@ -42,8 +42,8 @@ class AppearanceCodes(nn.Module):
 
         Args:
             frame_ids: int64 [N].
-            appearance: what pictures get that were not trained on: None or "zero", "mean" (of all codes), "nearest"
-                (the code of the trained id closest in number, hence in time). A tensor [size] goes to every ray.
+            appearance: what pictures get that were not trained on: None or "zero", "mean" (of all codes). A tensor
+                [size] goes to every ray.
         Raises:
             InputError: unknown mode, or a code of another size.
         """
@@ -61,12 +61,4 @@ class AppearanceCodes(nn.Module):
             other = self.codes.mean(0, keepdim=True)
         else:
             other = self.codes.new_zeros(1, size)
-        if appearance == "nearest" and len(self.codes):
-            rows = torch.where(rows == len(self.codes), self._nearest(frame_ids), rows)
         return torch.cat([self.codes, other]).index_select(0, rows)
-
-    def _nearest(self, frame_ids: Tensor) -> Tensor:
-        right = torch.searchsorted(self.frame_ids, frame_ids).clamp(max=len(self.frame_ids) - 1)
-        left = (right - 1).clamp(min=0)
-        closer = (frame_ids - self.frame_ids[left]).abs() <= (self.frame_ids[right] - frame_ids).abs()
-        return torch.where(closer, left, right)

@@ -62,8 +62,8 @@ class MipGridRenderer(Renderer):
     iterations = 2500
 
     @property
-    def has_appearance(self) -> bool:
-        return self.config.appearance_size > 0
+    def appearance_size(self) -> int:
+        return self.config.appearance_size
 
     def setup(self, scene: Scene, frame_ids: list[int], seed: int) -> None:
         c = self.config

@@ -35,9 +35,9 @@ class Renderer(nn.Module):
         self.config = config
 
     @property
-    def has_appearance(self) -> bool:
-        """Whether pictures have codes of their own, so that it matters which one a view gets."""
-        return False
+    def appearance_size(self) -> int:
+        """Numbers of a picture's appearance code; 0: pictures have none, and it does not matter what a view gets."""
+        return 0
 
     def setup(self, scene: Scene, frame_ids: list[int], seed: int) -> None:
         """Creates parameters and buffers for a scene. Called once, before anything else.
@@ -63,8 +63,9 @@ class Renderer(nn.Module):
         """N rays -> colour, depth (t, i.e. z-depth in field units), opacity.
 
         Args:
-            appearance: what rays get whose frame was not trained on: None or "zero", "mean", "nearest"; a tensor goes
-                to every ray. A renderer without appearance ignores it.
+            appearance: what rays get whose frame was not trained on: None or "zero", "mean" (of all codes). A tensor
+                [appearance_size] goes to every ray, and the colours can be differentiated by it. A renderer without
+                appearance ignores it.
         """
         raise NotImplementedError
 

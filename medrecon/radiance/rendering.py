@@ -20,6 +20,7 @@ from medrecon.radiance.renders import RenderedView, Renders
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.settings import RenderConfig
 from medrecon.radiance.video import write_mp4
+from medrecon.radiance.view_appearance import HeldoutAppearance
 from medrecon.runfolder import RunFolder
 from medrecon.types import Camera, RayBatch, RenderOut, Rigid3
 from medrecon.types.storage import write_npz
@@ -30,7 +31,9 @@ HIT = 0.5  # opacity from which a depth is given
 
 
 @torch.inference_mode()
-def render_rays(renderer: Renderer, rays: RayBatch, appearance: str | None, chunk: int, device: str) -> RenderOut:
+def render_rays(
+    renderer: Renderer, rays: RayBatch, appearance: str | torch.Tensor | None, chunk: int, device: str
+) -> RenderOut:
     """Renders in chunks; the result lies on the CPU. Memory is bounded by ``chunk`` rays plus the result."""
     parts = [
         renderer.render_basic(rays[i : i + chunk].to(device), appearance) for i in range(0, max(len(rays), 1), chunk)
@@ -41,7 +44,7 @@ def render_rays(renderer: Renderer, rays: RayBatch, appearance: str | None, chun
 
 def render_image(
     renderer: Renderer, scene: Scene, camera: Camera, cam_from_sfm: Rigid3, near_far: tuple[float, float],
-    frame_id: int, appearance: str | None = "mean", chunk: int = 8192, device: str = "cpu",
+    frame_id: int, appearance: str | torch.Tensor | None = "mean", chunk: int = 8192, device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """One view.
 
@@ -67,20 +70,23 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
     out_dir.mkdir(parents=True, exist_ok=True)
     renderer, scene = load_field(run, device)
     sparse = run.sparse
+    heldout = HeldoutAppearance(render.appearance, renderer, scene, run.frames)
     progress.begin(len(scene.heldout_ids) + render.path_frames, "views")
     views = []
     for i in scene.heldout_ids:
         name = f"{i:06d}"
+        camera = training_camera(sparse.cameras[i], render.max_size_px)
         view = RenderedView(
             i,
             out_dir / "heldout" / f"{name}.png",
             out_dir / "depth" / f"{name}.npz",
             out_dir / "opacity" / f"{name}.png",
+            heldout.measured_from_px(camera),
         )
         if not all(p.is_file() for p in (view.rgb_path, view.depth_path, view.opacity_path)):
-            camera = training_camera(sparse.cameras[i], render.max_size_px)
+            look = heldout.of(i, camera)
             rgb, depth, opacity = render_image(
-                renderer, scene, camera, scene.cam_from_sfm[i], scene.near_far[i], i, render.appearance,
+                renderer, scene, camera, scene.cam_from_sfm[i], scene.near_far[i], look.frame_id, look.appearance,
                 render.rays_per_chunk, device,
             )  # fmt: skip
             write_npz(view.depth_path, {"depth_sfm": depth})
@@ -89,8 +95,7 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
         views.append(view)
         progress.advance(1)
     video = _write_path(renderer, scene, render, out_dir / "path.mp4", device, progress)
-    appearance = render.appearance if renderer.has_appearance else "none"
-    Renders(renderer.name, appearance, tuple(views), video).save(out_dir)
+    Renders(renderer.name, heldout.words, tuple(views), video).save(out_dir)
 
 
 def _write_path(
@@ -109,10 +114,11 @@ def _write_path(
 
     def frames() -> Iterator[np.ndarray]:
         for pose in poses:
-            nearest = _nearest_frame(scene, pose)
+            # No picture was taken from here: what a mode says of time is said of places, and there is nothing to fit.
+            frame_id = _nearest_frame(scene, pose) if render.appearance == "nearest" else -1
             image = render_image(
-                renderer, scene, camera, pose, (near, far), -1 if render.appearance != "nearest" else nearest,
-                render.appearance, render.rays_per_chunk, device,
+                renderer, scene, camera, pose, (near, far), frame_id, "zero" if render.appearance == "zero" else "mean",
+                render.rays_per_chunk, device,
             )[0]  # fmt: skip
             progress.advance(1)
             yield image

@@ -24,12 +24,15 @@ class RenderedView:
         rgb_path: uint8 PNG; its size is that of the rendering, at most that of the picture.
         depth_path: npz with ``depth_sfm`` float32 [H, W], z-depth in reconstruction units, 0 = nothing hit.
         opacity_path: 8-bit PNG, 255 = opaque.
+        measured_from_px: first column that counts in a figure of the colours; from those left of it the view has its
+            appearance code.
     """
 
     frame_id: int
     rgb_path: Path
     depth_path: Path
     opacity_path: Path
+    measured_from_px: int = 0
 
     def load_rgb(self) -> np.ndarray:
         """uint8 [H, W, 3]."""
@@ -52,8 +55,8 @@ class RenderedView:
 class Renders:
     """Attributes:
     renderer: name of the component that made them.
-    appearance: what views got that were not trained on: "zero", "mean", "nearest" or "none". Stands beside every figure
-        measured on them.
+    appearance: in words, which appearance code the views got; "none" where the renderer has none. Stands beside every
+        figure measured on them.
     views: held-out views, by frame id.
     path_video: mp4, None when there is none.
     """
@@ -76,6 +79,7 @@ class Renders:
                     "rgb": rel(v.rgb_path),
                     "depth": rel(v.depth_path),
                     "opacity": rel(v.opacity_path),
+                    "measured_from_px": v.measured_from_px,
                 }
                 for v in self.views
             ],
@@ -92,7 +96,13 @@ class Renders:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']}, this version reads {SCHEMA}")
             views = tuple(
-                RenderedView(int(v["frame_id"]), folder / v["rgb"], folder / v["depth"], folder / v["opacity"])
+                RenderedView(
+                    int(v["frame_id"]),
+                    folder / v["rgb"],
+                    folder / v["depth"],
+                    folder / v["opacity"],
+                    int(v.get("measured_from_px", 0)),
+                )
                 for v in data["views"]
             )
             video = folder / data["path_video"] if data["path_video"] else None

@@ -55,9 +55,10 @@ class RenderConfig(ComponentConfig):
     """What is rendered from a trained field."""
 
     max_size_px: int = Field(400, ge=8, le=8192, description="longer side of rendered views; never above the picture's")
-    appearance: Literal["zero", "mean", "nearest"] = Field(
+    appearance: Literal["zero", "mean", "nearest", "fitted"] = Field(
         "mean",
-        description="code for views the field was not trained on: zeros, mean of all, that of the nearest in time",
+        description="code of held-out views: zeros, mean of all, that of the training picture nearest in time, or "
+        "fitted to the left half of the view's own picture, whereupon figures count the right half only",
     )
     rays_per_chunk: int = Field(8192, ge=1, le=1_000_000, description="rays rendered at once; bounds the memory")
     path_frames: int = Field(48, ge=0, le=10_000, description="frames of the path video; 0 = no video")

@@ -62,8 +62,8 @@ class TwoLevelRenderer(Renderer):
     n_networks = 1
 
     @property
-    def has_appearance(self) -> bool:
-        return self.config.appearance_size > 0
+    def appearance_size(self) -> int:
+        return self.config.appearance_size
 
     def setup(self, scene: Scene, frame_ids: list[int], seed: int) -> None:
         c = self.config

@@ -264,7 +264,9 @@ def curves(parts: Parts) -> list[Markup]:
     loss = charts.Series("loss", tuple((h.step, h.loss) for h in history))
     train = tuple((h.step, h.psnr_db) for h in history if h.psnr_db is not None)
     held = tuple((h.step, h.heldout_psnr_db) for h in history if h.heldout_psnr_db is not None)
-    quality = [charts.Series("training PSNR", train, "a"), charts.Series("held-out PSNR", held, "b", dots=True)]
+    coded = parts.renders.value is not None and parts.renders.value.appearance != "none"
+    name = "held-out PSNR, mean appearance code" if coded else "held-out PSNR"
+    quality = [charts.Series("training PSNR", train, "a"), charts.Series(name, held, "b", dots=True)]
     out = [
         charts.line_chart("Loss", "step", "loss", [loss], log_y=True),
         charts.line_chart("Image quality", "step", "PSNR (dB)", quality),
@@ -294,7 +296,9 @@ def _heldout_row(view: RenderedView, frame: Frame, scale: Scale) -> HeldOutRow |
         rendered = view.load_rgb()
         height, width = rendered.shape[:2]
         real, mask = training_picture(frame, Camera("SIMPLE_PINHOLE", width, height, (1.0, width / 2, height / 2)))
-        psnr = medrecon.create("metric", "psnr").measure(rendered, real, mask)
+        counted = np.s_[:, view.measured_from_px :]
+        hidden = None if mask is None else mask[counted]
+        psnr = medrecon.create("metric", "psnr").measure(rendered[counted], real[counted], hidden)
     except MedreconError:
         return None
     panels = [(real, "Real"), (rendered, "Rendered")]

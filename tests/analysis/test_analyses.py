@@ -15,10 +15,10 @@ from medrecon.analysis.geometry import GeometryAnalysis, GeometryAnalysisConfig
 from medrecon.analysis.image_quality import ImageQualityAnalysis, ImageQualityAnalysisConfig
 from medrecon.analysis.truth import TruthAnalysis, TruthAnalysisConfig
 from medrecon.errors import ConfigError, PluginError
-from medrecon.images import write_png
+from medrecon.images import read_rgb, write_png
 from medrecon.progress import Quiet
 from medrecon.types import FrameSet, Mesh, Metric
-from medrecon.types.storage import write_json
+from medrecon.types.storage import read_json, write_json
 
 GEOMETRY = GeometryAnalysis(GeometryAnalysisConfig())
 TRUTH = TruthAnalysis(TruthAnalysisConfig(max_points=20_000))
@@ -178,6 +178,23 @@ def test_masked_pixels_do_not_count(tmp_path):
         masked.append(dataclasses.replace(f, mask_path=run.root / "stages" / "masks" / "masks" / f"{f.name}.png"))
     FrameSet(tuple(masked), "masked").save(run.root / "stages" / "masks" / "frames.json")
     assert quality(run, ("psnr",))["psnr_db"].value == 100.0
+
+
+def test_the_half_that_a_code_was_fitted_to_does_not_count(tmp_path):
+    run = build(tmp_path, n=8)
+    write_renders(run, (11, 15), offset=12)
+    path = run.stage_dir("render") / "renders.json"
+    data = read_json(path)
+    for view in data["views"]:
+        picture = run.stage_dir("render") / view["rgb"]
+        image = read_rgb(picture)
+        view["measured_from_px"] = image.shape[1] // 2
+        image[:, : image.shape[1] // 2] = 255
+        write_png(picture, image)
+    assert quality(run, ("psnr",))["psnr_db"].value < 15
+    write_json(path, {**data, "appearance": "fitted on the left half"})
+    m = quality(run, ("psnr",))["psnr_db"]
+    assert m.value == pytest.approx(20 * np.log10(255 / 12), abs=0.02) and "fitted on the left half" in m.source
 
 
 def test_lpips_without_weights_is_none_and_says_why(tmp_path, monkeypatch):
