@@ -177,3 +177,5 @@ void backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<co
     }
   }
 }
+
+#include "composite_lanes.inl.h"

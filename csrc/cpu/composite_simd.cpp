@@ -14,27 +14,33 @@ namespace medrecon::cpu {
 
 namespace {
 
-// Samples of a ray on average.
-template <typename T>
-int64_t usual_count(const Rays<T>& rays) {
-  return rays.offsets == nullptr ? rays.intervals : rays.samples / std::max<int64_t>(1, rays.rays);
+// Splits dense rays by groups(begin, end) of them, packed ones by single(begin, end).
+template <typename T, typename Groups, typename Single>
+void each_ray(const Rays<T>& rays, const Groups& groups, const Single& single) {
+  const int64_t work = rays.intervals;
+  if (rays.offsets == nullptr) {
+    const int64_t lanes = MR_BEST(kLanes<T>);
+    parallel_for((rays.rays + lanes - 1) / lanes, lanes * work, groups);
+  } else {
+    parallel_for(rays.rays, rays.samples / std::max<int64_t>(1, rays.rays), single);
+  }
 }
 
 }  // namespace
 
 template <typename T>
 void composite(const Rays<T>& rays, const Pixels<T*>& out) {
-  parallel_for(rays.rays, usual_count(rays), [&](int64_t begin, int64_t end) {
-    MR_BEST(forward<T>)(rays, out, begin, end);
-  });
+  each_ray(
+      rays, [&](int64_t begin, int64_t end) { MR_BEST(forward_groups<T>)(rays, out, begin, end); },
+      [&](int64_t begin, int64_t end) { MR_BEST(forward<T>)(rays, out, begin, end); });
 }
 
 template <typename T>
 void composite_backward(const Rays<T>& rays, const Pixels<const T*>& grad, const Pixels<const T*>& made,
                         const RayGradients<T>& out) {
-  parallel_for(rays.rays, usual_count(rays), [&](int64_t begin, int64_t end) {
-    MR_BEST(backward<T>)(rays, grad, made, out, begin, end);
-  });
+  each_ray(
+      rays, [&](int64_t begin, int64_t end) { MR_BEST(backward_groups<T>)(rays, grad, made, out, begin, end); },
+      [&](int64_t begin, int64_t end) { MR_BEST(backward<T>)(rays, grad, made, out, begin, end); });
 }
 
 #define MR_INSTANTIATE(T)                                                                              \

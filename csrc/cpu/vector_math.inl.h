@@ -102,6 +102,22 @@ MR_INLINE Vec<T> vexp2_flushed(Vec<T> x) {
 #endif
 }
 
+// 2^x as above, and 1 - 2^x, accurate near 0 as well; 0 and 1 for x below the exponents' range, of no meaning above it.
+template <typename T>
+MR_INLINE void power_and_rest(Vec<T> x, Vec<T>* power, Vec<T>* rest) {
+  const Vec<T> zero = splat(T(0)), one = splat(T(1));
+  const Mask<T> gone = x < splat(Power<T>::least);
+#if MR_VECTOR_BYTES == 64
+  const Vec<T> r = fraction(x), whole = scaled(one, x - r, !gone);
+#else
+  const Vec<T> clipped = select(gone, zero, x), n = vround(clipped), r = clipped - n;
+  const Vec<T> whole = select(gone, zero, power_of_two_of(n));
+#endif
+  const Vec<T> e = r * polynomial(r, Power<T>::series);
+  *power = fma(e, whole, whole);
+  *rest = fma(zero - e, whole, one - whole);
+}
+
 // e^x - 1, accurate near 0 as well; below Exponential::lost it is -1.
 template <typename T>
 MR_INLINE Vec<T> vexpm1(Vec<T> x) {

@@ -124,3 +124,74 @@ MR_INLINE void interleaved(Vec<T> x, Vec<T> y, Vec<T> z, Vec<T> out[3]) {
   out[1] = pick(xy, z, [](int i) { return (kLanes<T> + i) % 3 == 2 ? kLanes<T> : (kLanes<T> + i) % 3; });
   out[2] = pick(xy, z, [](int i) { return (2 * kLanes<T> + i) % 3 == 2 ? kLanes<T> : (2 * kLanes<T> + i) % 3; });
 }
+
+#if defined(__GNUC__)
+#define MR_UNROLL _Pragma("GCC unroll 16")
+#else
+#define MR_UNROLL
+#endif
+
+// 16 bytes of lanes: what instructions load, store and permute at no more cost than a whole.
+template <typename T>
+constexpr int kPart = 16 / static_cast<int>(sizeof(T));
+
+// Parts 0, 1, ... of the vector from places `step` apart.
+template <typename T>
+MR_INLINE Vec<T> load_parts(const T* from, int64_t step) {
+#if MR_VECTOR_BYTES == 64
+  const auto part = [&](int k)
+                        MR_INLINE_LAMBDA { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k * step)); };
+  __m512i all = _mm512_zextsi128_si512(part(0));
+  all = _mm512_maskz_inserti32x4(0xffff, all, part(1), 1);
+  all = _mm512_maskz_inserti32x4(0xffff, all, part(2), 2);
+  return {bits_as<Lanes<T>>(_mm512_maskz_inserti32x4(0xffff, all, part(3), 3))};
+#elif MR_VECTOR_BYTES == 32
+  const auto part = [&](int k)
+                        MR_INLINE_LAMBDA { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k * step)); };
+  return {bits_as<Lanes<T>>(_mm256_inserti128_si256(_mm256_castsi128_si256(part(0)), part(1), 1))};
+#else
+  (void)step;
+  return load(from);
+#endif
+}
+
+template <typename T>
+MR_INLINE void store_parts(T* to, int64_t step, Vec<T> a) {
+#if MR_VECTOR_BYTES == 64
+  const __m512i all = bits_as<__m512i>(a.v);
+  const auto part = [&](int k) MR_INLINE_LAMBDA { return reinterpret_cast<__m128i*>(to + k * step); };
+  _mm_storeu_si128(part(0), _mm512_maskz_extracti32x4_epi32(0xf, all, 0));
+  _mm_storeu_si128(part(1), _mm512_maskz_extracti32x4_epi32(0xf, all, 1));
+  _mm_storeu_si128(part(2), _mm512_maskz_extracti32x4_epi32(0xf, all, 2));
+  _mm_storeu_si128(part(3), _mm512_maskz_extracti32x4_epi32(0xf, all, 3));
+#elif MR_VECTOR_BYTES == 32
+  const __m256i all = bits_as<__m256i>(a.v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(all));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to + step), _mm256_extracti128_si256(all, 1));
+#else
+  (void)step;
+  store(to, a);
+#endif
+}
+
+// In each part on its own: lane i of x[j] changes places with lane j of x[i], for kPart vectors x.
+template <typename T>
+MR_INLINE void transpose_parts(Vec<T>* x) {
+  constexpr int n = kLanes<T>, part = kPart<T>;
+  const auto low = [](int i) { return (i % 2) * n + i / part * part + i % part / 2; };
+  const auto high = [](int i) { return (i % 2) * n + i / part * part + i % part / 2 + part / 2; };
+  if constexpr (part == 2) {
+    const Vec<T> a = pick(x[0], x[1], low);
+    x[1] = pick(x[0], x[1], high);
+    x[0] = a;
+  } else {
+    const auto first_half = [](int i) { return i % 4 < 2 ? i : n + i - 2; };
+    const auto second_half = [](int i) { return i % 4 < 2 ? i + 2 : n + i; };
+    const Vec<T> a = pick(x[0], x[1], low), b = pick(x[0], x[1], high);
+    const Vec<T> c = pick(x[2], x[3], low), d = pick(x[2], x[3], high);
+    x[0] = pick(a, c, first_half);
+    x[1] = pick(a, c, second_half);
+    x[2] = pick(b, d, first_half);
+    x[3] = pick(b, d, second_half);
+  }
+}

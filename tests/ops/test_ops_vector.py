@@ -28,6 +28,11 @@ template <typename T> Vec<T> one_of_sin_cos(Vec<T> x, bool sine) {
   sin_cos(x, &s, &c);
   return sine ? s : c;
 }
+template <typename T> Vec<T> power_or_rest(Vec<T> x, bool power) {
+  Vec<T> p, r;
+  power_and_rest(x, &p, &r);
+  return power ? p : r;
+}
 EACH(arithmetic, (x + y) * z - x / y)
 EACH(negative, -x)
 EACH(absolute, vabs(x))
@@ -40,6 +45,8 @@ EACH(larger, vmax(x, y))
 EACH(exp, vexp(x))
 EACH(expm1, vexpm1(x))
 EACH(exp2, vexp2_flushed(x))
+EACH(power, power_or_rest(x, true))
+EACH(rest, power_or_rest(x, false))
 EACH(permuted, permute(x, words_of(y + splat(Format<T>::magic)) & splat_word<T>(kLanes<T> - 1)))
 EACH(log1p, vlog1p(x))
 EACH(sine, one_of_sin_cos(x, true))
@@ -245,6 +252,21 @@ def test_the_flushed_power_of_two(call, dtype):
         found = call("exp2", x)
     inside = (x >= smallest) & (x < top)
     assert same(found[~inside], expected[~inside]) and units(found, exact, dtype)[inside].max() <= 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_power_of_two_and_what_it_lacks_of_one(call, dtype):
+    smallest, top = np.finfo(dtype).minexp + 1, np.finfo(dtype).maxexp - 1
+    x = np.concatenate([spread(dtype, -12, 3.2), awkward(dtype)])
+    with np.errstate(all="ignore"):
+        # rounded twice, but not less exact than asked: 1 - 2^x near 0 through expm1
+        exact = np.exp2(x.astype(np.longdouble)), -np.expm1(x.astype(np.longdouble) * np.log(np.longdouble(2)))
+        power, rest = call("power", x), call("rest", x)
+    inside, below = (x >= smallest) & (x < top), x < smallest
+    assert not power[below].any() and (rest[below] == 1).all()
+    assert np.isnan(power[np.isnan(x)]).all() and np.isnan(rest[np.isnan(x)]).all()
+    assert units(power, exact[0], dtype)[inside].max() <= 2
+    assert units(rest, exact[1], dtype)[inside].max() <= 4
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
