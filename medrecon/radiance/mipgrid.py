@@ -60,6 +60,7 @@ class MipGridRenderer(Renderer):
 
     name = "mipgrid"
     iterations = 2500
+    meets_surfaces = True
 
     @property
     def appearance_size(self) -> int:

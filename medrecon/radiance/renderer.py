@@ -25,10 +25,13 @@ class Renderer(nn.Module):
         name: the component's name; it is written beside the trained field, which is loaded by it.
         config: the component's options.
         iterations: optimiser steps of a training that asks for no number of its own.
+        meets_surfaces: whether sparse points may supervise it (``training.depth_weight``): matter is opaque to it, and
+            the opacity of `render_basic` is differentiable and that between the rays' near and far alone.
     """
 
     name: str = ""
     iterations: int = 5000
+    meets_surfaces: bool = False
 
     def __init__(self, config: "ComponentConfig"):
         super().__init__()

@@ -40,6 +40,9 @@ class TrainingConfig(ComponentConfig):
     background_share: float = Field(
         0.25, ge=0, lt=1, description="part of the rays drawn from a known black background (where there is one)"
     )
+    depth_weight: float = Field(
+        0.003, ge=0, le=10, description="how much the sparse points count: free sight up to each, matter at it; 0 = not"
+    )
     holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
     evaluate_every: int = Field(500, ge=0, description="steps between glances at the held-out pictures; 0 = never")
     checkpoint_seconds: float = Field(30.0, gt=0, description="a killed run loses at most this much")

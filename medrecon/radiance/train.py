@@ -20,6 +20,7 @@ from medrecon.radiance.renderer import Renderer
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.schedule import Schedule
 from medrecon.radiance.settings import TrainingConfig
+from medrecon.radiance.sparse_depth import PER_RAY, SparseDepth
 from medrecon.types import FrameSet, SparseModel
 from medrecon.types.storage import write_json
 
@@ -58,6 +59,8 @@ def train(
     renderer.setup(scene, scene.train_ids, seed)
     renderer.to(device).train()
     pools = [p.to(device) for p in _pyramid(scene, frames, training)]
+    told = training.depth_weight > 0 and renderer.meets_surfaces
+    points = SparseDepth(scene, sparse, device) if told else None
     glance = _Glance(scene, frames, seed, device) if scene.heldout_ids and training.evaluate_every else None
     optimiser = renderer.optimiser(training.learning_rate)
     trace = _resume(out_dir, renderer, optimiser, seed, progress)
@@ -69,7 +72,7 @@ def train(
     with DeferredInterrupt() as interrupt:
         try:
             while not schedule.over(trace):
-                _step(renderer, optimiser, scene, pools, schedule, trace, seed, device)
+                _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device)
                 second = int(trace.seconds)
                 trace.seconds = before + time.monotonic() - started
                 _record(renderer, schedule, trace, glance)
@@ -92,7 +95,7 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _step(renderer, optimiser, scene, pools, schedule, trace, seed, device) -> None:
+def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device) -> None:
     training = schedule.training
     generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step))
     pool = pools[schedule.pyramid_level(trace)]
@@ -101,6 +104,8 @@ def _step(renderer, optimiser, scene, pools, schedule, trace, seed, device) -> N
     for group in optimiser.param_groups:
         group["lr"] = schedule.learning_rate(trace) * group.get("rate", 1.0)
     loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
+    if points:
+        loss = loss + training.depth_weight * points.loss(renderer, max(1, len(rays) // PER_RAY), generator)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise StageError(

@@ -60,6 +60,7 @@ class TwoLevelRenderer(Renderer):
     """Common part of ``nerf`` and ``mipnerf``; they differ in the encodings and the number of networks."""
 
     n_networks = 1
+    meets_surfaces = True
 
     @property
     def appearance_size(self) -> int:

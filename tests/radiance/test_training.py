@@ -232,6 +232,27 @@ def test_masked_pixels_are_never_drawn(tmp_path):
         assert not magenta.any() and rgb.max() > 0.5
 
 
+def test_what_lies_under_a_mask_changes_no_bit_of_the_field(tmp_path):
+    """Glare, instruments and the rim of an endoscope, painted in two ways below their masks."""
+    ids = [10 + 3 * k for k in range(6)]
+    v, u = np.mgrid[:24, :24]
+    rim = np.hypot(u - 11.5, v - 11.5) < 11
+    masks = {i: rim & ~((np.abs(u - 6 - k) < 2) & (v > 4 * k)) for k, i in enumerate(ids)}
+    states = []
+    for colour in ((255, 0, 255), (1, 2, 3)):
+        frames, sparse = ball(tmp_path / str(colour[0]), n=6, size=24, masks=masks)
+        for f in frames.frames:
+            image = read_rgb(f.image_path)
+            image[~masks[f.frame_id]] = colour
+            write_png(f.image_path, image)
+        out = tmp_path / f"field{colour[0]}"
+        train(frames, sparse, make("mipgrid"), small_training(iterations=10, evaluate_every=5), out, 0, "cpu", Quiet())
+        entries = json.loads((out / "history.json").read_text())
+        states.append((final_state(out), [h.get("heldout_psnr_db") for h in entries]))
+    (a, seen), (b, again) = states
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and seen == again
+
+
 def test_pool_rays_are_the_scenes_rays(data):
     """Drawn pixels against ``Scene.rays`` of the same frame, and colours against the picture."""
     frames, sparse = data
