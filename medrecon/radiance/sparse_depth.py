@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,13 +60,15 @@ class SparseDepth:
         """Mean over ``n`` observations, drawn at random, of (opacity before the point)^2 + (1 - opacity at it)^2."""
         draw = {"generator": generator, "device": generator.device}
         k = torch.randint(len(self), (n,), **draw)
-        frame, depth = self.frame[k], self.depth[k, None]
+        depth = self.depth[k, None]
         near, far = depth * (1 - MARGIN), depth * (1 + MARGIN)
         # The first sample of a renderer on a lattice begins at near: drawn, so that all places get their turn.
         start = torch.rand(n, 1, **draw) * 0.1 * near
+        # Both pieces of each line in one call.
+        k = torch.cat([k, k])
         rays = RayBatch(
-            self.origins[frame], self.directions[k], self.radii[frame, None], start, near, self.frame_ids[frame]
-        )
-        before = renderer.render_basic(self.scene.clip_to_bounds(rays)).opacity
-        there = renderer.render_basic(self.scene.clip_to_bounds(replace(rays, near=near, far=far))).opacity
-        return (self.weight[k] * (before**2 + (1 - there) ** 2)).mean()
+            self.origins[self.frame[k]], self.directions[k], self.radii[self.frame[k], None],
+            torch.cat([start, near]), torch.cat([near, far]), self.frame_ids[self.frame[k]],
+        )  # fmt: skip
+        before, there = renderer.render_basic(self.scene.clip_to_bounds(rays)).opacity.chunk(2)
+        return (self.weight[k[:n]] * (before**2 + (1 - there) ** 2)).mean()
