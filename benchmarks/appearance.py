@@ -138,7 +138,7 @@ def main() -> int:
             {"codes": codes, "appearance": appearance, **measure(views, truth, whole), **depth_error(problem, views),
              **took}
         )  # fmt: skip
-        columns[f"{codes}: {appearance.split(' on ')[0]}"] = [views[i][0] for i in shown]
+        columns[f"{codes}: {appearance.split()[0]}"] = [views[i][0] for i in shown]
         print(table(rows[-1:], about).splitlines()[-1], flush=True)
 
     for codes, extra in (("without", {"appearance_size": 0}), ("with", {})):
