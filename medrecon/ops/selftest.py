@@ -58,14 +58,14 @@ class Outcome:
     ok: bool
 
 
-def cases(generator: torch.Generator, scale: int = 1) -> list[Case]:
-    """Random inputs for every op; ``scale`` multiplies the number of rays."""
+def cases(generator: torch.Generator, scale: int = 1, samples: int = 33) -> list[Case]:
+    """Random inputs for every op; ``scale`` multiplies the number of rays, which have so many intervals."""
 
     def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         values = torch.rand(*shape, generator=generator, dtype=torch.float32) * (high - low) + low
         return values.double()
 
-    rays, samples = 257 * scale, 33
+    rays = 257 * scale
     t = uniform(rays, samples + 1, low=0.5, high=4.0).sort(-1).values
     origins, directions = uniform(rays, 3, low=-1), uniform(rays, 3, low=-1)
     radii = uniform(rays, 1, low=1e-3, high=1e-2)

@@ -25,13 +25,16 @@ NOT_COMPILED = {
 
 
 def op_workloads(device: str, quick: bool, compile: bool, only: str = "") -> Iterator[Workload]:
-    """Rays in several sizes, 33 intervals each; then log_sinkhorn for 256 to 1024 keypoints a picture."""
-    scales = (1,) if quick else (1, 8) if device == "cpu" else (1, 8, 64)
-    for scale in scales:
+    """Few and many rays of 33 intervals, and as many of 64 as in the training step; then log_sinkhorn for 256 to 1024
+    keypoints a picture.
+    """
+    sizes = [(1, 33)] if quick else [(1, 33), (4, 64), (8, 33)] if device == "cpu" else [(1, 33), (8, 33), (64, 33)]
+    for scale, samples in sizes:
         generator = torch.Generator().manual_seed(0)
-        for case in cases(generator, scale):
+        for case in cases(generator, scale, samples):
             if case.name != "log_sinkhorn":
-                yield from _rows(case, f"{257 * scale} x 33", device, compile and scale == scales[-1], only)
+                last = (scale, samples) == sizes[-1]
+                yield from _rows(case, f"{257 * scale} x {samples}", device, compile and last, only)
     for items in (128,) if quick else (256, 512, 1024):
         case, size = _assignment(items), f"{items + 1} x {items + 1} x 100"
         # What plain torch keeps for the way back of the largest are gigabytes.
