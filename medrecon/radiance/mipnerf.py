@@ -36,6 +36,9 @@ class MipNerfRenderer(TwoLevelRenderer):
             density_shift=c.density_shift, density_gain=c.density_gain, mask=inside,
         )  # fmt: skip
 
+    def footprint(self, rays: RayBatch, t: Tensor) -> Tensor:
+        return t * rays.radii
+
     def encode_points(self, xyz: Tensor) -> Tensor:
         # A point as small as a pixel's footprint: detail finer than that was never taught.
         var = torch.full_like(xyz, 1.0) * self.point_sigma**2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.scene_setup import grid_shape
@@ -26,6 +27,7 @@ class OccupancyGrid(nn.Module):
     """
 
     DECAY = 0.9
+    REACHES = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # cells, by which what is occupied is widened for wide cones
 
     def __init__(self, scene: Scene, cells: int, threshold: float):
         super().__init__()
@@ -42,6 +44,7 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occupied", self.known.clone())
         # Largest density found in each cell, lately; -1 where nobody looked yet.
         self.register_buffer("density", torch.full((known.size,), -1.0))
+        self._widened, self._widened_from = {}, None
 
     def _cell_index(self, xyz: Tensor) -> tuple[Tensor, Tensor]:
         """(flat cell index, clamped; bool inside the bounds) of points [..., 3]."""
@@ -52,10 +55,37 @@ class OccupancyGrid(nn.Module):
         i = i * ny + y.long().clamp(0, ny - 1)
         return i * nz + z.long().clamp(0, nz - 1), inside
 
-    def contains(self, xyz: Tensor) -> Tensor:
-        """bool [...]: whether there may be matter at points [..., 3]."""
+    def contains(self, xyz: Tensor, radius: Tensor | None = None) -> Tensor:
+        """bool [...]: whether there may be matter at points [..., 3], or, where radii [...] are given, that near them.
+
+        A pixel much wider than a cell shows matter that its middle misses; asked about points alone, the grid would
+        cut a hard edge into what the pixel blurs.
+        """
         index, inside = self._cell_index(xyz)
-        return self.occupied[index] & inside
+        if radius is None:
+            return self.occupied[index] & inside
+        # A cone no wider than a cell is left as it is: the grid itself is no finer.
+        cells = radius / self.cell - 1
+        most = float(cells.max()) if cells.numel() else 0.0
+        found = self.occupied[index]
+        for less, reach in zip(self.REACHES, self.REACHES[1:]):
+            if most > less:
+                found = torch.where(cells > less, self._within(reach)[index], found)
+        return found & inside
+
+    def _within(self, reach: int) -> Tensor:
+        """bool [cells]: whether a cell at most ``reach`` away along each axis is occupied."""
+        state = (self.occupied.data_ptr(), self.occupied._version)
+        if state != self._widened_from:
+            self._widened, self._widened_from = {}, state
+        if reach not in self._widened:
+            grid = self.occupied.view(1, 1, *self.shape).float()
+            for axis in range(3):
+                size = [1, 1, 1]
+                size[axis] = 2 * reach + 1
+                grid = F.max_pool3d(grid, size, 1, [s // 2 for s in size])
+            self._widened[reach] = grid.flatten() > 0
+        return self._widened[reach]
 
     @torch.no_grad()
     def refresh(self, density: Callable[[Tensor], Tensor], every: int, generator: torch.Generator) -> None:

@@ -94,6 +94,10 @@ class TwoLevelRenderer(Renderer):
         """Encoded points [M, 3] -> [M, 6 * max_degree]."""
         raise NotImplementedError
 
+    def footprint(self, rays: RayBatch, t: Tensor) -> Tensor | None:
+        """How far around its middle a sample at t [N, S] sees matter: [N, S]. None: it is a point."""
+        return None
+
     def fine_edges(self, coarse: Tensor, resampled: Tensor) -> Tensor:
         """Edges of the second look, from those of the first and those drawn from its weights."""
         return resampled
@@ -107,7 +111,7 @@ class TwoLevelRenderer(Renderer):
         t = rays.near + (rays.far - rays.near) * edges
         middle = (t[:, 1:] + t[:, :-1]) / 2
         points = rays.origins[:, None] + middle[..., None] * rays.directions[:, None]
-        occupied = self.grid.contains(points) & (rays.far > rays.near)
+        occupied = self.grid.contains(points, self.footprint(rays, middle)) & (rays.far > rays.near)
         active = occupied.any(1).nonzero().squeeze(1)
         weights = occupied[active].to(t)
         return active, self._resample(t[active], weights, self.config.coarse_samples, 1e-3, generator)
@@ -121,7 +125,8 @@ class TwoLevelRenderer(Renderer):
     def _look(self, network: FieldMlp, rays: RayBatch, t: Tensor, view: Tensor | None) -> _Level:
         """Densities (and colours, where ``view`` is given) of the intervals that may hold matter, composited."""
         middle = ((t[:, 1:] + t[:, :-1]) / 2).detach()
-        inside = self.grid.contains(rays.origins[:, None] + middle[..., None] * rays.directions[:, None])
+        points = rays.origins[:, None] + middle[..., None] * rays.directions[:, None]
+        inside = self.grid.contains(points, self.footprint(rays, middle))
         return _Level(t, *self.composite(network, rays, t, inside, view))
 
     def _march(

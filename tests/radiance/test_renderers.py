@@ -263,3 +263,40 @@ def test_occupancy_follows_a_density(scene_and_sparse, cube):
     for _ in range(40):
         grid.refresh(lambda xyz: torch.full((len(xyz),), 1e3), 4, generator)
     assert torch.equal(grid.contains(points), known)
+
+
+def test_occupancy_near_a_wide_cone(scene_and_sparse):
+    """One cell is left: whoever asks with a radius hears of it from as far away, and not from much farther."""
+    scene, _ = scene_and_sparse
+    grid = OccupancyGrid(scene, 32, 0.02)
+    at = np.array(grid.shape) // 2
+    one = torch.zeros(grid.shape, dtype=torch.bool)
+    one[tuple(at)] = True
+    grid.occupied.copy_(one.flatten())
+    generator = torch.Generator().manual_seed(0)
+    middle = grid.low + (torch.tensor(at) + 0.5) / grid.inverse_cell
+    points = middle + (torch.rand(6000, 3, generator=generator) - 0.5) * 20 / grid.inverse_cell
+    steps = ((points - middle) * grid.inverse_cell).abs().amax(1)  # cells along the farthest axis
+    assert torch.equal(grid.contains(points), steps < 0.5)
+    radius = torch.rand(6000, generator=generator) * 8 * grid.cell
+    found, wide = grid.contains(points, radius), radius / grid.cell
+    assert found[steps < 0.5].all() and found[steps <= wide - 1].all() and found.sum() > 100
+    # A reach is rounded up, by a half at most, and a cell is a cell wide.
+    assert not found[steps > 1.5 * wide.clamp(min=1) + 1].any()
+    assert torch.equal(grid.contains(points, radius.clamp(max=grid.cell)), grid.contains(points))
+    # What is widened follows the grid.
+    grid.occupied.fill_(False)
+    assert not grid.contains(points, radius).any()
+
+
+def test_wide_cones_of_mipnerf_see_matter_beside_their_middle(scene_and_sparse):
+    """A pixel as wide as the ball, looking past it: `nerf` finds no matter along its ray, `mipnerf` does."""
+    scene, _ = scene_and_sparse
+    rays = scene.rays(scene.train_ids[0])
+    for name, expected in (("nerf", False), ("mipnerf", True)):
+        renderer = ready(scene, name, occupancy_cells=32)
+        missed = [i for i in range(len(rays)) if i not in set(renderer._first_edges(rays, None)[0].tolist())]
+        past = rays[torch.tensor(missed)]
+        past = past[(past.far > past.near).squeeze(1).nonzero().squeeze(1)]
+        past.radii.mul_(10)
+        assert len(past) > 0 and bool(len(renderer._first_edges(past, None)[0])) is expected
