@@ -45,12 +45,20 @@ class TrainingConfig(ComponentConfig):
     )
     holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
     evaluate_every: int = Field(500, ge=0, description="steps between glances at the held-out pictures; 0 = never")
+    stop_gain_db: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="end early when four glances at the held-out pictures together gain less than this; none: never",
+    )
     checkpoint_seconds: float = Field(30.0, gt=0, description="a killed run loses at most this much")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingConfig":
         if self.iterations is not None and self.minutes is not None:
             raise ValueError("give iterations or minutes, not both")
+        if self.stop_gain_db is not None and not (self.evaluate_every and self.holdout_every):
+            raise ValueError("stop_gain_db looks at held-out pictures: evaluate_every and holdout_every must not be 0")
         return self
 
 

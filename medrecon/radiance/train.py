@@ -75,7 +75,7 @@ def train(
                 _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device)
                 second = int(trace.seconds)
                 trace.seconds = before + time.monotonic() - started
-                _record(renderer, schedule, trace, glance)
+                _record(renderer, schedule, trace, glance, progress)
                 progress.advance(1 if schedule.steps else int(trace.seconds) - second, **_figures(trace))
                 interrupt.check()
                 if time.monotonic() - saved >= training.checkpoint_seconds:
@@ -131,7 +131,9 @@ def _psnr(mse: float) -> float:
     return -10 * math.log10(max(mse, 1e-10))
 
 
-def _record(renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, glance: "_Glance | None") -> None:
+def _record(
+    renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, glance: "_Glance | None", progress: Progress
+) -> None:
     """Adds an entry to the history when it is time for one."""
     look = glance is not None and (schedule.over(trace) or trace.step % schedule.training.evaluate_every == 0)
     if not (look or schedule.remembers(trace)):
@@ -141,6 +143,9 @@ def _record(renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, gla
     if look:
         entry["heldout_psnr_db"] = glance.psnr_db(renderer)
     trace.history.append(entry)
+    if look and not schedule.over(trace) and schedule.is_flat(trace):
+        entry["flat"] = True
+        progress.say(f"step {trace.step}: the held-out pictures gain no more; the learning rate falls, then it ends")
     trace.window = [0.0, 0.0, 0.0]
 
 

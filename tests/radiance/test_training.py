@@ -60,7 +60,7 @@ class StopAfter(Quiet):
 
     def advance(self, n: int = 1, **figures) -> None:
         self.left -= n
-        if self.left == 0:
+        if self.left <= 0 < self.left + n:
             if self.how == "kill":
                 raise SystemExit("killed")  # no handler of the trainer may run for it
             if self.how == "signal":
@@ -343,6 +343,45 @@ def test_the_clock_ends_a_training_that_asks_for_minutes(tmp_path, data):
     assert 0 < spent < 1.8 <= history[-1]["seconds"] < spent + 3 and history[-1]["step"] > 1
     with pytest.raises(ValueError, match="not both"):
         small_training(minutes=1)
+
+
+def glances(*values):
+    return [{"step": 100 * (k + 1), "seconds": 1.0 * k, "heldout_psnr_db": v} for k, v in enumerate(values)]
+
+
+def test_a_curve_is_flat_when_four_glances_gain_nothing():
+    training = small_training(iterations=10_000, pyramid=(0.02,), evaluate_every=100, stop_gain_db=0.1)
+    schedule = Schedule.of(training, 1)
+    flat = lambda *values: schedule.is_flat(Trace(step=100 * len(values), history=glances(*values)))  # noqa: E731
+    assert not flat(20, 25, 25, 25, 25)  # the first was of small pictures
+    assert flat(20, 25, 25, 25, 25, 25.05) and not flat(20, 25, 25, 25, 25, 25.15)
+    assert flat(20, 25, 26, 25.9, 25.8, 25.9, 26.05)
+    assert not Schedule.of(small_training(), 1).is_flat(Trace(step=600, history=glances(20, 25, 25, 25, 25, 25)))
+
+    history = glances(20, 25, 25, 25, 25, 25)
+    history[-1]["flat"] = True
+    at = [Trace(step=s, history=history) for s in (600, 660, 719, 720)]
+    assert [schedule.over(t) for t in at] == [False, False, False, True]
+    rates = [schedule.learning_rate(t) for t in at]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(training.learning_rate_final)
+    half = (training.learning_rate_final * schedule.learning_rate(at[0])) ** 0.5
+    assert rates[1] == pytest.approx(half)  # exponential in between
+    with pytest.raises(ValueError, match="held-out"):
+        small_training(stop_gain_db=0.1, evaluate_every=0)
+
+
+def test_a_training_that_gains_no_more_ends_also_when_it_was_stopped(tmp_path, data):
+    options = {"iterations": 500, "pyramid": (), "evaluate_every": 5, "stop_gain_db": 10.0, "checkpoint_seconds": 1e-6}
+    training, said = small_training(**options), Quiet()
+    train(*data, make(), training, tmp_path / "whole", 5, "cpu", said)
+    history = json.loads((tmp_path / "whole" / "history.json").read_text())
+    flat = [h["step"] for h in history if h.get("flat")]
+    assert flat == [25] and history[-1]["step"] == 30 and any("gain no more" in s for s in said.said)
+    with pytest.raises(SystemExit):
+        train(*data, make(), training, tmp_path / "part", 5, "cpu", StopAfter(27, "kill"))
+    train(*data, make(), training, tmp_path / "part", 5, "cpu", Quiet())
+    a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "part")
+    assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_a_trained_field_is_loaded_again(tmp_path, data):
