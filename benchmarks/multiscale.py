@@ -11,7 +11,7 @@ time for only as many steps as the other one reached. (`mipgrid` chooses the num
 small view is the full one reduced by areas.
 
 DIR gets multiscale.json, multiscale.md and multiscale.png: one held-out view in its three small sizes, all beside the
-truth. On two quiet cores the whole takes about five minutes, a minute less once DIR/views is there. Figures:
+truth. On two quiet cores the whole takes five to six minutes. Figures:
 
     PSNR, SSIM    means over the held-out views, whole pictures
     detail        root mean square of the pictures' Laplacian, rendered by true: less than 1 is blurred, more aliased
