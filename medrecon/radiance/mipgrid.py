@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +17,7 @@ from medrecon.config.base import ComponentConfig
 from medrecon.radiance.appearance import AppearanceCodes
 from medrecon.radiance.cube_occupancy import CubeOccupancy
 from medrecon.radiance.encoding import direction_size, encode_direction
+from medrecon.radiance.light import CameraLight
 from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.packed import render_out
 from medrecon.radiance.renderer import Renderer
@@ -36,6 +39,9 @@ class MipGridRendererConfig(ComponentConfig):
     depth: int = Field(1, ge=1, le=8, description="hidden layers before density")
     direction_degree: int = Field(2, ge=0, le=8, description="octaves of the direction's encoding")
     appearance_size: int = Field(48, ge=0, le=512, description="numbers per picture's appearance code; 0 = none")
+    light: Literal["none", "camera"] = Field(
+        "none", description="camera: the light moves with it, as an endoscope's does, and fades with the distance"
+    )
     density_shift: float = Field(
         3.0, ge=-10, le=10, description="logarithm of the density at the start, per unit of the normalised scene"
     )
@@ -79,6 +85,7 @@ class MipGridRenderer(Renderer):
             c.levels * c.features, n_view, c.width, c.depth, c.density_shift + math.log(2), 1.0, generator,
             c.width, "exp",
         )  # fmt: skip
+        self.light = CameraLight(scene) if c.light == "camera" else None
         self.occupancy = CubeOccupancy(scene, c.occupancy_cells, c.occupancy_threshold)
         # Of rays lately, for the size of the next batch.
         self.register_buffer("samples_per_ray", torch.tensor(64.0))
@@ -124,12 +131,17 @@ class MipGridRenderer(Renderer):
 
     def render_basic(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
         rgb, depth, opacity, _ = self._fused(ops.fused_grid, rays, appearance)
-        return RenderOut(rgb.clamp(0, 1), depth, opacity.clamp(0, 1))
+        return self._lit(rays, RenderOut(rgb.clamp(0, 1), depth, opacity.clamp(0, 1)))
+
+    def _lit(self, rays: RayBatch, out: RenderOut) -> RenderOut:
+        if self.light is None:
+            return out
+        return replace(out, rgb=(out.rgb * self.light(rays, out.depth.detach())[:, None]).clamp(0, 1))
 
     def render(self, rays: RayBatch, appearance: "str | Tensor | None" = None) -> RenderOut:
         packed, features = self._samples(rays)
         rgb = self.network.colour(features, self._view(rays, appearance), packed.ray.long())
-        return self._composed(rays, packed, features, rgb)
+        return self._lit(rays, self._composed(rays, packed, features, rgb))
 
     def render_depth(self, rays: RayBatch) -> RenderOut:
         packed, features = self._samples(rays)
@@ -161,10 +173,26 @@ class MipGridRenderer(Renderer):
             self.occupancy.refresh(self._raw_density, 1 if step < 256 else 8, generator)
         jitter = torch.rand(len(rays), generator=generator, device=generator.device)
         share = weight / weight.sum().clamp_min(1e-12)
-        error, _, seen = self._fused(ops.fused_grid_loss, rays, None, rgb, share, jitter=jitter)
+        if self.light is None:
+            error, _, seen = self._fused(ops.fused_grid_loss, rays, None, rgb, share, jitter=jitter)
+        else:
+            error, seen = self._lit_loss(rays, rgb, share, jitter)
         self.samples_per_ray.mul_(0.8).add_(0.2 * (seen.sum() / max(len(rays), 1)).clamp(min=1))
         mse = float(error.detach())
         return error, {"psnr_db": -10 * math.log10(max(mse, 1e-10)), "mse": mse}
+
+    def _lit_loss(self, rays: RayBatch, rgb: Tensor, share: Tensor, jitter: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared error of (factor * colour), and samples seen; the factor takes depth as it is, and never moves it."""
+        with torch.no_grad():
+            depth = self._fused(ops.fused_grid, rays, None)[1]
+            factor = self.light(rays, depth)
+        # (f c - y)^2 = f^2 (c - y/f)^2: the kernel's own loss serves.
+        error, colour, seen = self._fused(
+            ops.fused_grid_loss, rays, None, rgb / factor[:, None], share * factor**2, jitter=jitter
+        )
+        lit = self.light(rays, depth)[:, None] * colour
+        of_light = (share * ((lit - rgb) ** 2).mean(-1)).sum()
+        return error + of_light - of_light.detach(), seen
 
     def _raw_density(self, xyz: Tensor) -> Tensor:
         sigma = torch.full((len(xyz),), self._step / math.sqrt(12)).to(xyz)
