@@ -4,14 +4,14 @@
     python benchmarks/endoscopy.py --clip FILE --out DIR [--rows NAME ...] [--steps N] [--seed N] [--threads N]
 
 FILE is a video. Poses are found once, with the preset endoscopy (on two cores 4.5 minutes for ten seconds of video);
-they are kept in DIR/run and used again by the next call. Then every row trains a field of its own: mipgrid in about 15 s
-per 1000 steps, mipnerf in a minute. Every eighth picture is held out, and a fifth of the sparse points, from training
-and from all that is derived from them. DIR gets endoscopy.json and .md, three views of the first row (picture, rendering
-and depth side by side) and a video of its depth along the cameras' path.
+they are kept in DIR/run and used again by the next call. Then every row trains a field of its own: mipgrid in about
+15 s per 1000 steps, mipnerf in a minute. Every eighth picture is held out, and a fifth of the sparse points, from
+training and from all that is derived from them. DIR gets endoscopy.json and .md, three views of the first row
+(picture, rendering and depth side by side) and a video of its depth along the cameras' path.
 
 PSNR and SSIM: held-out pictures, mean appearance code, outside the glare, whatever a row was trained on. Depth error:
-of points held out in pictures held out, |rendered - triangulated| / triangulated. Before: the mean share of light lost
-between the lens and 85 % of the way to such a point, where there is nothing.
+of points held out in pictures held out, |rendered - triangulated| / triangulated. Before: the mean share of light
+lost between the lens and 85 % of the way to such a point, where there is nothing.
 """
 
 from __future__ import annotations

@@ -200,6 +200,11 @@ class TestMipGrid(RendererConformance):
         return create("renderer", "mipgrid", **SMALL_GRID)
 
 
+class TestMipGridLit(RendererConformance):
+    def make(self):
+        return create("renderer", "mipgrid", light="camera", **SMALL_GRID)
+
+
 class TestMipNerfWithoutAppearance(RendererConformance):
     def make(self):
         return create("renderer", "mipnerf", appearance_size=0, **SMALL)
