@@ -86,7 +86,7 @@ def add(app: typer.Typer) -> None:
         ),
         out: Path = OUT,
         preset: str | None = typer.Option(
-            None, "--preset", help="endoscopy, orbit, microscopy, fast-cpu; default by input."
+            None, "--preset", help="endoscopy, orbit, microscopy, fast-cpu, xray; default by input."
         ),
         minutes: float | None = typer.Option(
             None, "--minutes", help="Training time of the radiance field; default: as many steps as it wants."

@@ -30,6 +30,25 @@ class ExhaustivePairing:
         return [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
 
 
+class NoPairingConfig(ComponentConfig):
+    pass
+
+
+class NoPairing:
+    """No pair at all, for pictures in which no point looks the same from elsewhere, as in radiographs. Nothing is
+    matched then; the poses must be known (mapper known-poses with triangulate: false).
+    """
+
+    matches_nothing = True
+
+    def __init__(self, config: NoPairingConfig):
+        self.config = config
+
+    def pairs(self, frames: FrameSet, features: Mapping[int, Features]) -> list[tuple[int, int]]:
+        """Empty."""
+        return []
+
+
 class SequentialPairingConfig(ComponentConfig):
     overlap: int = Field(10, ge=1, description="each frame is matched with this many that follow")
     quadratic: bool = Field(True, description="also with the 2nd, 4th, 8th, ... that follows, up to 2^overlap")

@@ -31,6 +31,7 @@ def match_rounds(
 
     A pairing with ``more_pairs`` is asked a second time when the first graph stands. Each round keeps its own folder
     until the whole is saved: a run killed in the second round goes on there. The result does not depend on that.
+    One with a true ``matches_nothing`` (pairing none) is not asked at all.
 
     Args:
         pairing: see ``medrecon.plugins.contracts.Pairing``.
@@ -41,6 +42,9 @@ def match_rounds(
     second = isinstance(pairing, SecondRound)
     first_dir, second_dir = out_dir / FIRST, out_dir / SECOND
     whole = _finished(out_dir)
+    if whole is None and getattr(pairing, "matches_nothing", False):
+        whole = MatchGraph(())
+        whole.save(out_dir / "graph.npz")
     if whole is None and not second:
         pairs = _first_pairs(pairing, frames, features)
         whole = match_all(frames, features, pairs, matcher, verification, out_dir, seed, progress)

@@ -84,7 +84,11 @@ class Mapper(Protocol):
         seed: int,
         progress: Progress,
     ) -> SparseModel:
-        """Poses and points; ``work_dir`` is scratch space.  Raises StageError with advice when nothing registers."""
+        """Poses and points; ``work_dir`` is scratch space.  Raises StageError with advice when nothing registers.
+
+        A mapper whose ``uses_matches`` is False (if it has one) may return a model without points; the scene's extent
+        is then what the views have in common.
+        """
 
 
 @runtime_checkable

@@ -41,7 +41,7 @@ def is_black_scene(
 
     Two things must hold: most of the rim of most pictures is black, and no camera sees blackness where a
     reconstructed point projects. The second tells a background from the dark border of an endoscope, which moves with
-    the camera and covers points that other pictures see.
+    the camera and covers points that other pictures see. Without any points the first must do.
 
     Args:
         backgrounds: bool [H, W] per picture, from ``background_mask``.
@@ -56,7 +56,8 @@ def is_black_scene(
         i, j, ok = pixel_indices(camera, pose, points)
         hits += int(inside[i, j].sum())
         seen += int(ok.sum())
-    return bool(seen) and float(np.mean(np.array(rims) > 0.6)) >= 0.8 and hits <= 0.05 * seen
+    plausible = hits <= 0.05 * seen and (seen > 0 or not len(points))
+    return bool(plausible and float(np.mean(np.array(rims) > 0.6)) >= 0.8)
 
 
 def _rim(image: np.ndarray) -> np.ndarray:

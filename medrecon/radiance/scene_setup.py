@@ -12,6 +12,7 @@ from medrecon.radiance.background import background_mask, is_black_scene, visual
 from medrecon.radiance.pictures import training_camera, training_picture
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.settings import TrainingConfig
+from medrecon.radiance.view_box import common_box
 from medrecon.types import FrameSet, Sim3, SparseModel
 
 HULL_CELLS = 96  # along the longest side of the bounds
@@ -33,14 +34,17 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
             "look at the funnel in the report, and give more overlapping frames",
         )
     train_ids, heldout_ids = split_heldout(ids, training.holdout_every if len(ids) >= training.holdout_every else 0)
-    points = _reliable_points(sparse)
+    points = _reliable_points(sparse) if len(sparse.points) else sparse.points
     cameras = {i: training_camera(sparse.cameras[i], training.max_size_px) for i in ids}
     poses = {i: sparse.cam_from_world[i] for i in ids}
 
-    low, high = _content_box(points)
     backgrounds, black = _look_at_backgrounds(frames, train_ids, cameras, poses, points)
-    margin = 0.5 if black else 0.15  # the hull shrinks the box again; without one the points are all that is known
-    low, high = low - margin * (high - low), high + margin * (high - low)
+    if len(points):
+        low, high = _content_box(points)
+        margin = 0.5 if black else 0.15  # the hull shrinks the box again; without one the points are all that is known
+        low, high = low - margin * (high - low), high + margin * (high - low)
+    else:
+        low, high = common_box([cameras[i] for i in ids], [poses[i] for i in ids])
     scene = _place(low, high, ids, train_ids, heldout_ids, cameras, poses, points, sparse, black)
     if not black:
         return scene.validate()

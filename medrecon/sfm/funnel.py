@@ -68,8 +68,8 @@ def matching_funnel(frames: FrameSet, features: Mapping[int, Features], graph: M
     return steps
 
 
-def model_funnel(frames: FrameSet, model: SparseModel) -> list[FunnelStep]:
-    """Steps from registered frames to the reprojection error."""
+def model_funnel(frames: FrameSet, model: SparseModel, matched: bool = True) -> list[FunnelStep]:
+    """Steps from registered frames to the reprojection error; those on points only where there were matches."""
     steps = []
 
     def step(name: str, value: float, unit: str, ok: bool, advice: str) -> None:
@@ -81,14 +81,15 @@ def model_funnel(frames: FrameSet, model: SparseModel) -> list[FunnelStep]:
     step("registered frames", registered, f"of {n} frames{others}", n and registered >= MIN_FRACTION * n,
          "see the reason beside each missing frame. Known intrinsics (sfm.focal_px), slower motion, more keypoints or "
          "more pairs help most; pure advance along the viewing direction is the hardest case")  # fmt: skip
-    step("sparse points", len(model.points), "points", len(model.points) >= MIN_POINTS,
-         "too few points to bound the scene: use more keypoints or more overlap")  # fmt: skip
-    step("track length", model.mean_track_length, "frames per point, mean", model.mean_track_length >= MIN_TRACK,
-         "points are seen in too few frames to be accurate: pair frames farther apart")  # fmt: skip
-    error = model.mean_reprojection_px
-    step("reprojection error", error, "px, mean", error <= MAX_REPROJECTION_PX,
-         "poses and points disagree: the lens may need another camera model (OPENCV, OPENCV_FISHEYE), or the scene "
-         "moves by itself")  # fmt: skip
+    if matched:
+        step("sparse points", len(model.points), "points", len(model.points) >= MIN_POINTS,
+             "too few points to bound the scene: use more keypoints or more overlap")  # fmt: skip
+        step("track length", model.mean_track_length, "frames per point, mean", model.mean_track_length >= MIN_TRACK,
+             "points are seen in too few frames to be accurate: pair frames farther apart")  # fmt: skip
+        error = model.mean_reprojection_px
+        step("reprojection error", error, "px, mean", error <= MAX_REPROJECTION_PX,
+             "poses and points disagree: the lens may need another camera model (OPENCV, OPENCV_FISHEYE), or the "
+             "scene moves by itself")  # fmt: skip
     cameras = [model.cameras[i] for i in model.registered_ids]
     focal = float(np.median([sum(c.focal_px) / 2 for c in cameras])) if cameras else 0.0
     bad = next((w for c in cameras if (w := implausible_focal(c))), "")

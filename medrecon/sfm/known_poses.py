@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from medrecon.errors import InputError, StageError
@@ -14,7 +15,7 @@ from medrecon.sfm.cameras import camera_groups
 from medrecon.sfm.graph import usable_pairs
 from medrecon.sfm.options import MapperConfig
 from medrecon.sfm.selection import finish, keypoints_only, require_material
-from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
+from medrecon.types import Features, FrameSet, MatchGraph, Rigid3, SparseModel
 
 MIN_SUPPORT = 0.5  # with poses in disorder about a quarter of the keypoints still finds a point
 
@@ -24,6 +25,11 @@ class KnownPosesMapperConfig(MapperConfig):
 
     max_reprojection_px: float = Field(4.0, gt=0, description="observations farther from their point are dropped")
     min_tri_angle_deg: float = Field(1.5, ge=0, description="points seen under a smaller angle are dropped")
+    triangulate: bool = Field(
+        True,
+        description="reconstruct points from the matches; false: there are none (radiographs, pairing none), every "
+        "frame must bring its intrinsics too, and the scene's extent is what the views have in common",
+    )
 
 
 class KnownPosesMapper:
@@ -34,6 +40,11 @@ class KnownPosesMapper:
 
     def __init__(self, config: KnownPosesMapperConfig):
         self.config = config
+
+    @property
+    def uses_matches(self) -> bool:
+        """Without, the funnel has no steps on matches and points."""
+        return self.config.triangulate
 
     def map(
         self,
@@ -47,7 +58,7 @@ class KnownPosesMapper:
         """See :class:`medrecon.plugins.contracts.Mapper`.
 
         Raises:
-            InputError: fewer than two frames bring a pose.
+            InputError: fewer than two frames bring a pose; without triangulation, one of them no intrinsics.
             StageError: fewer than half of the matched keypoints agree with the poses.
         """
         from medrecon.sfm import pycolmap_backend as colmap
@@ -59,6 +70,10 @@ class KnownPosesMapper:
                 f"{len(poses)} of {len(frames)} frames bring a pose, the mapper known-poses needs two at least",
                 "use the mapper incremental, or a source that gives poses (views: known_poses: true)",
             )
+        if not c.triangulate:
+            model = _without_points(frames, poses, c)
+            progress.say(f"known poses: {len(poses)} of {len(frames)} frames, no points")
+            return model
         require_material(frames, graph, c.min_num_matches)
         features = keypoints_only(frames, features)
         groups, focal_source = camera_groups(frames, features, graph, c)
@@ -87,6 +102,32 @@ class KnownPosesMapper:
         progress.say(said)
         attempts = [f"focal length: {focal_source}", said]
         return finish(model, frames, features, graph, c.min_num_matches, 0, attempts)
+
+
+def _without_points(frames: FrameSet, poses: Mapping[int, Rigid3], config: MapperConfig) -> SparseModel:
+    cameras = {}
+    for frame in frames.frames:
+        if frame.frame_id in poses:
+            size = (frame.width_px, frame.height_px)
+            camera = frame.camera or config.known_camera(*size)
+            if camera is None:
+                raise InputError(
+                    f"frame {frame.name} brings a pose but no intrinsics, which nothing else can give without matches",
+                    "give source.camera, sfm.focal_px or sfm.intrinsics",
+                )
+            cameras[frame.frame_id] = camera.scaled(*size).validate()
+    return SparseModel(
+        cameras=cameras,
+        cam_from_world=dict(poses),
+        points=np.zeros((0, 3)),
+        colors=np.zeros((0, 3), np.uint8),
+        errors_px=np.zeros(0),
+        track_frame_ids=np.zeros(0, np.int64),
+        track_keypoint_idx=np.zeros(0, np.int32),
+        track_offsets=np.zeros(1, np.int64),
+        unregistered={f.frame_id: "brings no pose" for f in frames.frames if f.frame_id not in poses},
+        attempts=(f"known poses: {len(poses)} of {len(frames)} frames, no points",),
+    ).validate()
 
 
 def _supported(model: SparseModel, graph: MatchGraph, min_num_matches: int) -> float:

@@ -37,7 +37,9 @@ def reconstruct(
         InputError: the scale names frames or poses that are not there.
     """
     light = keypoints_only(frames, features)
+    matched = getattr(mapper, "uses_matches", True)
     before = matching_funnel(frames, light, graph)
+    before = before if matched else before[:1]
     work_dir = out_dir / ".work"
     shutil.rmtree(work_dir, ignore_errors=True)
     work_dir.mkdir(parents=True)
@@ -50,7 +52,7 @@ def reconstruct(
     finally:
         shutil.rmtree(work_dir, ignore_errors=True)
     model = _checked(model, frames, light, type(mapper).__name__)
-    model = replace(model, funnel=tuple(before + model_funnel(frames, model)))
+    model = replace(model, funnel=tuple(before + model_funnel(frames, model, matched)))
     for step in model.funnel:
         if not step.ok:
             progress.say(f"{step.name}: {step.value:g} {step.unit}. {step.advice}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from skimage.filters import threshold_otsu
 
 from medrecon.errors import StageError
 from medrecon.progress import Progress
@@ -29,8 +30,15 @@ def calibrate_threshold(
     one is taken whose first crossing along the rays lies closest to those depths; a ray counts at most five grid
     steps, which is also the price of a missed surface and of a crossing where the ray sees the background.
 
+    Where rays pass through matter (``renderer.translucent``) depth marks no surface: there the level is the one that
+    divides the samples into thin and dense with the least variance within both (Otsu 1979), air from body.
+
     Raises StageError when no ray is opaque: then the field holds no surface.
     """
+    if getattr(renderer, "translucent", False):
+        level = float(threshold_otsu(grid.values))
+        progress.say(f"surface at density {level:.3g} per field unit, which divides thin from dense")
+        return level
     picked = scene.train_ids[:: max(1, -(-len(scene.train_ids) // _VIEWS))]
     origins, directions, near, far, depth, opaque = [], [], [], [], [], []
     progress.begin(len(picked), "views")

@@ -26,7 +26,7 @@ def test_minimal_file_gets_every_default_and_reads_back_the_same(tmp_path):
     assert again.to_dict() == config.to_dict()
 
 
-@pytest.mark.parametrize("name", ["endoscopy", "orbit", "microscopy", "fast-cpu"])
+@pytest.mark.parametrize("name", ["endoscopy", "orbit", "microscopy", "fast-cpu", "xray"])
 def test_presets_are_valid(name):
     assert name in preset_names()
     config = load_config({"preset": name, "source": {"name": "image-folder", "path": "x"}})

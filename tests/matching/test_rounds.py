@@ -2,6 +2,7 @@
 """The second round: what it finds on a ring of views, and that a kill in it costs nothing of the first."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from medrecon.errors import PluginError
 from medrecon.matching import match
 from medrecon.matching.covisibility import covisible_pairs
 from medrecon.matching.nearest_neighbour import NearestNeighbourMatcher, NearestNeighbourMatcherConfig
+from medrecon.matching.pairing import NoPairing, NoPairingConfig
 from medrecon.matching.retrieval import RetrievalPairing, RetrievalPairingConfig
 from medrecon.matching.rounds import match_rounds
 from medrecon.matching.verification import VerificationConfig
@@ -207,6 +209,13 @@ def test_broken_file_of_the_first_round_is_done_again(ring, undisturbed, tmp_pat
     first.mkdir(parents=True)
     (first / "graph.npz").write_bytes(b"PK\x03\x04 and no more")
     assert same(run(ring, tmp_path / "m"), undisturbed[0])
+
+
+def test_pairing_none_gives_an_empty_graph_even_without_keypoints(ring, tmp_path):
+    frames, features = ring[:2]
+    bare = {i: replace(f, xy=f.xy[:0], scores=f.scores[:0], descriptors=f.descriptors[:0]) for i, f in features.items()}
+    graph = run((frames, bare, None), tmp_path, NoPairing(NoPairingConfig()))
+    assert graph.pairs == () and MatchGraph.load(tmp_path / "graph.npz").pairs == ()
 
 
 def test_nothing_more_to_match(ring, tmp_path):

@@ -322,6 +322,26 @@ def test_frames_without_a_pose_stay_out_and_none_is_an_error(scenes, tmp_path):
         run(scene, tmp_path, "known-poses")
 
 
+def test_known_poses_need_no_matches_where_nothing_is_triangulated(scenes, tmp_path):
+    scene = scenes.make(
+        scenes.orbit(5), folder=tmp_path, known_cameras=True, known_poses=True, frame_ids=(3, 4, 7, 8, 9)
+    )
+    scene.graph = MatchGraph(())
+    frames = list(scene.frames.frames)
+    frames[1] = replace(frames[1], cam_from_world_mm=None)
+    scene.frames = replace(scene.frames, frames=tuple(frames))
+    model = run(scene, tmp_path, "known-poses", triangulate=False)
+    assert model.registered_ids == [3, 7, 8, 9] and model.unregistered == {4: "brings no pose"}
+    assert len(model.points) == 0 and set(model.cameras.values()) == {scene.camera}
+    assert all(np.array_equal(model.cam_from_world[i].matrix(), scene.cam_from_world[i].matrix()) for i in (3, 7, 8, 9))
+    frames[2] = replace(frames[2], camera=None)
+    scene.frames = replace(scene.frames, frames=tuple(frames))
+    with pytest.raises(InputError, match="000007 brings a pose but no intrinsics"):
+        run(scene, tmp_path, "known-poses", triangulate=False)
+    model = run(scene, tmp_path, "known-poses", triangulate=False, focal_px=700)
+    assert model.cameras[7].focal_px == (700, 700) and model.cameras[3] == scene.camera
+
+
 def test_poses_that_do_not_fit_the_pictures_are_said(scenes, tmp_path):
     scene = scenes.make(scenes.orbit(6, wobble=0.1), folder=tmp_path, known_cameras=True, known_poses=True)
     poses = [f.cam_from_world_mm for f in scene.frames.frames]

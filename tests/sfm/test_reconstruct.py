@@ -10,6 +10,7 @@ from medrecon.errors import PluginError, StageError
 from medrecon.images import write_png
 from medrecon.progress import Quiet
 from medrecon.sfm.incremental import IncrementalMapper, IncrementalMapperConfig
+from medrecon.sfm.known_poses import KnownPosesMapper, KnownPosesMapperConfig
 from medrecon.sfm.reconstruct import reconstruct
 from medrecon.sfm.scale import ScaleConfig
 from medrecon.types import Rigid3, SparseModel
@@ -52,6 +53,16 @@ def test_model_on_disk_holds_funnel_scale_and_colours(scene, tmp_path):
     p = int(np.argmax(np.diff(model.track_offsets)))
     seen = model.track_frame_ids[model.track_offsets[p] : model.track_offsets[p + 1]]
     assert model.colors[p].tolist() == [round(10 * seen.mean()), 50, 90]
+
+
+def test_a_mapper_without_matches_has_a_funnel_without_them(scenes, tmp_path):
+    scene = scenes.make(scenes.orbit(4), folder=tmp_path, known_cameras=True, known_poses=True)
+    scene.graph = replace(scene.graph, pairs=())
+    mapper = KnownPosesMapper(KnownPosesMapperConfig(triangulate=False))
+    model, out, _ = go(scene, tmp_path, mapper, ScaleConfig(source="known-poses"))
+    assert [s.name for s in model.funnel] == ["frames", "registered frames", "focal length"]
+    assert all(s.ok for s in model.funnel) and len(SparseModel.load(out).points) == 0
+    assert model.scale.unit == "mm" and model.scale.metric_from_sfm.scale == pytest.approx(1)
 
 
 def test_a_failure_shows_the_funnel_and_the_advice_of_the_broken_step(scene, tmp_path):

@@ -64,6 +64,16 @@ class TestSuperpointOnBlobs(TestSuperpoint):
         return create("extractor", "superpoint", weights=str(self.path), detector="sift", device="cpu")
 
 
+class TestNoPairing(PairingConformance):
+    covers_all_frames = False
+
+    def make(self):
+        return create("pairing", "none")
+
+    def test_pairs_are_valid(self):
+        assert self._pairs(9) == []  # where every other pairing must find some
+
+
 class TestNearestNeighbour(MatcherConformance):
     min_recall = min_precision = 0.95
 
@@ -165,6 +175,24 @@ class TestDicom(SourceConformance):
         return create("source", "dicom", path=str(input_dir))
 
 
+class TestProjections(SourceConformance):
+    def make(self, input_dir):
+        import nibabel
+
+        x, y, z = np.mgrid[-1:1:12j, -1:1:12j, -1:1:12j]
+        ball = np.where(x**2 + y**2 + 0.5 * z**2 < 0.6, 900.0, -1000.0).astype(np.float32)
+        image = nibabel.Nifti1Image(ball, np.diag([8.0, 8, 8, 1]))
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, input_dir / "ball.nii.gz")
+        return create(
+            "source", "projections", path=str(input_dir / "ball.nii.gz"), n_views=3, image_size_px=(24, 20), photons=1e4
+        )
+
+    def make_broken(self, input_dir):
+        (input_dir / "ball.nii.gz").write_bytes(b"not a volume")
+        return create("source", "projections", path=str(input_dir / "ball.nii.gz"))
+
+
 class TestViews(SourceConformance):
     def make(self, input_dir):
         import nibabel
@@ -203,6 +231,16 @@ class TestMipGrid(RendererConformance):
 class TestMipGridLit(RendererConformance):
     def make(self):
         return create("renderer", "mipgrid", light="camera", **SMALL_GRID)
+
+
+class TestXray(RendererConformance):
+    def make(self):
+        return create("renderer", "xray", levels=3, finest=32, log2_size=12, samples=64, smoothness=0.0)
+
+
+class TestXrayTransmission(RendererConformance):
+    def make(self):
+        return create("renderer", "xray", levels=3, finest=32, log2_size=12, samples=64, intensity="transmission")
 
 
 class TestMipNerfWithoutAppearance(RendererConformance):
