@@ -41,7 +41,10 @@ class Extractor(Protocol):
 @runtime_checkable
 class Pairing(Protocol):
     def pairs(self, frames: FrameSet, features: Mapping[int, Features]) -> list[tuple[int, int]]:
-        """Pairs (frame_id_a, frame_id_b) to match, each once, a != b."""
+        """Pairs (frame_id_a, frame_id_b) to match, each once, a != b.
+
+        None at all is an error later on, unless the pairing says that it means it: ``matches_nothing = True``.
+        """
 
 
 @runtime_checkable
