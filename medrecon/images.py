@@ -48,7 +48,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """uint8 [H, W], [H, W, 3] RGB or bool (written as 0/255) to PNG, atomically."""
+    """uint8 [H, W], [H, W, 3] RGB, uint16 [H, W] or bool (written as 0/255) to PNG, atomically."""
     path = Path(path)
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255

@@ -82,6 +82,36 @@ def add(app: typer.Typer) -> None:
             for path in exporter.export(folder, out):
                 print(path)
 
+    @app.command("render")
+    def render(
+        run: Path = typer.Argument(..., help="Folder of a run."),
+        out: Path = typer.Option(..., "--out", help="Folder for the pictures."),
+        poses: Path | None = typer.Option(
+            None, "--poses", help="transforms.json of the poses, in the frame and unit of the run's exports."
+        ),
+        path: str = typer.Option("auto", "--path", help="Without --poses: orbit, cameras (through the training's)."),
+        frames: int = typer.Option(48, "--frames", min=1, max=10_000, help="Pictures along the path."),
+        size: int = typer.Option(800, "--size", min=8, max=8192, help="Longer side in pixels, at most."),
+        appearance: str = typer.Option("mean", "--appearance", help="zero, mean, nearest (in place)."),
+        maps: bool = typer.Option(True, help="Median depth, depth uncertainty and normals beside the pictures."),
+        fps: int = typer.Option(12, "--fps", min=1, max=60, help="Pictures per second of stills.mp4."),
+    ):
+        """Render a finished run from given poses or along a path: PNG, depth, maps, and a video."""
+        from medrecon.pipeline.display import Display
+        from medrecon.radiance.stills import render_stills
+
+        for name, value, known in (
+            ("--path", path, ("auto", "orbit", "cameras")),
+            ("--appearance", appearance, ("zero", "mean", "nearest")),
+        ):
+            if value not in known:
+                raise ConfigError(f"{name} {value!r} is not known", f"one of {', '.join(known)}")
+        made = render_stills(
+            _finished(run), out, Display(), poses=poses, path=path, frames=frames, size_px=size, appearance=appearance,
+            maps=maps, fps=fps,
+        )  # fmt: skip
+        print(f"{len(made)} pictures in {made[0].parent}")
+
     @app.command("view")
     def view(run: Path = typer.Argument(..., help="Folder of a run.")):
         """Open the report of a run in the browser."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The render stage: held-out views with depth and opacity, and a video along a path."""
+"""The render stage: held-out views with depth, opacity and maps of their geometry, and a video along a path."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,12 @@ from medrecon.radiance.scene import Scene
 from medrecon.radiance.settings import RenderConfig
 from medrecon.radiance.video import write_mp4
 from medrecon.radiance.view_appearance import HeldoutAppearance
+from medrecon.radiance.view_maps import HIT, render_maps
 from medrecon.runfolder import RunFolder
 from medrecon.types import Camera, RayBatch, RenderOut, Rigid3
 from medrecon.types.storage import write_npz
 
 __all__ = ["RenderConfig", "render_image", "render_views"]
-
-HIT = 0.5  # opacity from which a depth is given
 
 
 @torch.inference_mode()
@@ -62,7 +62,7 @@ def render_image(
 
 
 def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: str, progress: Progress) -> None:
-    """Writes renders.json, heldout/, depth/, opacity/ and path.mp4.
+    """Writes renders.json, heldout/, depth/, opacity/, path.mp4, and maps/, median/, spread/, normals/ where wanted.
 
     Views that a killed run left complete in ``out_dir`` are kept.
     """
@@ -72,6 +72,7 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
     sparse = run.sparse
     heldout = HeldoutAppearance(render.appearance, renderer, scene, run.frames)
     progress.begin(len(scene.heldout_ids) + render.path_frames, "views")
+    png_step = max(f for _, f in scene.near_far.values()) / scene.field_from_sfm.scale / 65535
     views = []
     for i in scene.heldout_ids:
         name = f"{i:06d}"
@@ -83,6 +84,15 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
             out_dir / "opacity" / f"{name}.png",
             heldout.measured_from_px(camera),
         )
+        if render.maps:
+            maps_path = out_dir / "maps" / f"{name}.npz"
+            if not maps_path.is_file():
+                maps = render_maps(
+                    renderer, scene, camera, scene.cam_from_sfm[i], scene.near_far[i], render.rays_per_chunk, device
+                )
+                if maps is not None:
+                    maps.save(out_dir, name, png_step)
+            view = replace(view, maps_path=maps_path if maps_path.is_file() else None)
         if not all(p.is_file() for p in (view.rgb_path, view.depth_path, view.opacity_path)):
             look = heldout.of(i, camera)
             rgb, depth, opacity = render_image(
@@ -95,7 +105,7 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
         views.append(view)
         progress.advance(1)
     video = _write_path(renderer, scene, render, out_dir / "path.mp4", device, progress)
-    Renders(renderer.name, heldout.words, tuple(views), video).save(out_dir)
+    Renders(renderer.name, heldout.words, tuple(views), video, png_step).save(out_dir)
 
 
 def _write_path(
@@ -108,14 +118,14 @@ def _write_path(
         return path
     around = render.path == "orbit" or (render.path == "auto" and looks_inwards(scene))
     poses = (orbit if around else through_cameras)(scene, render.path_frames)
-    camera = _video_camera(scene.cameras[scene.train_ids[0]], render.path_size_px)
+    camera = video_camera(scene.cameras[scene.train_ids[0]], render.path_size_px)
     near = min(n for n, _ in scene.near_far.values())
     far = max(f for _, f in scene.near_far.values())
 
     def frames() -> Iterator[np.ndarray]:
         for pose in poses:
             # No picture was taken from here: what a mode says of time is said of places, and there is nothing to fit.
-            frame_id = _nearest_frame(scene, pose) if render.appearance == "nearest" else -1
+            frame_id = nearest_frame(scene, pose) if render.appearance == "nearest" else -1
             image = render_image(
                 renderer, scene, camera, pose, (near, far), frame_id, "zero" if render.appearance == "zero" else "mean",
                 render.rays_per_chunk, device,
@@ -130,7 +140,7 @@ def _write_path(
     return path
 
 
-def _video_camera(camera: Camera, size_px: int) -> Camera:
+def video_camera(camera: Camera, size_px: int) -> Camera:
     """Pinhole of the same field of view with even sides, as video codecs want them."""
     factor = size_px / max(camera.width_px, camera.height_px)
     w, h = (max(2, 2 * math.floor(side * factor / 2)) for side in (camera.width_px, camera.height_px))
@@ -138,6 +148,6 @@ def _video_camera(camera: Camera, size_px: int) -> Camera:
     return Camera("PINHOLE", w, h, (*scaled.focal_px, *scaled.principal_px))
 
 
-def _nearest_frame(scene: Scene, pose: Rigid3) -> int:
+def nearest_frame(scene: Scene, pose: Rigid3) -> int:
     distance = {i: np.linalg.norm(scene.cam_from_sfm[i].center - pose.center) for i in scene.train_ids}
     return min(distance, key=distance.get)

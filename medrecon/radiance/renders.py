@@ -5,11 +5,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medrecon.errors import InputError
 from medrecon.types.storage import read_json, read_npz, write_json
+
+if TYPE_CHECKING:
+    from medrecon.radiance.view_maps import ViewMaps
 
 SCHEMA = 1
 NAME = "renders.json"
@@ -26,6 +30,8 @@ class RenderedView:
         opacity_path: 8-bit PNG, 255 = opaque.
         measured_from_px: first column that counts in a figure of the colours; from those left of it the view has its
             appearance code.
+        maps_path: npz with median depth, its uncertainty and normals (view_maps.py), None where they were not wanted or
+            the renderer knows none. The same as PNG lie beside its folder.
     """
 
     frame_id: int
@@ -33,6 +39,7 @@ class RenderedView:
     depth_path: Path
     opacity_path: Path
     measured_from_px: int = 0
+    maps_path: Path | None = None
 
     def load_rgb(self) -> np.ndarray:
         """uint8 [H, W, 3]."""
@@ -50,6 +57,14 @@ class RenderedView:
 
         return read_any(self.opacity_path).astype(np.float32) / 255
 
+    def load_maps(self) -> "ViewMaps":
+        """Raises InputError when there are none."""
+        from medrecon.radiance.view_maps import ViewMaps
+
+        if self.maps_path is None:
+            raise InputError(f"view {self.frame_id} has no maps", "rerun with -o render.maps=true")
+        return ViewMaps.load(self.maps_path)
+
 
 @dataclass(frozen=True, slots=True)
 class Renders:
@@ -59,12 +74,14 @@ class Renders:
         figure measured on them.
     views: held-out views, by frame id.
     path_video: mp4, None when there is none.
+    png_step_sfm: reconstruction units per grey level of the 16-bit pictures of median depth and spread.
     """
 
     renderer: str
     appearance: str
     views: tuple[RenderedView, ...]
     path_video: Path | None = None
+    png_step_sfm: float | None = None
 
     def save(self, folder: Path) -> None:
         """Writes renders.json with paths relative to the folder."""
@@ -80,10 +97,12 @@ class Renders:
                     "depth": rel(v.depth_path),
                     "opacity": rel(v.opacity_path),
                     "measured_from_px": v.measured_from_px,
+                    "maps": rel(v.maps_path) if v.maps_path else None,
                 }
                 for v in self.views
             ],
             "path_video": rel(self.path_video) if self.path_video else None,
+            "png_step_sfm": self.png_step_sfm,
         }
         write_json(folder / NAME, data)
 
@@ -102,10 +121,11 @@ class Renders:
                     folder / v["depth"],
                     folder / v["opacity"],
                     int(v.get("measured_from_px", 0)),
+                    folder / v["maps"] if v.get("maps") else None,
                 )
                 for v in data["views"]
             )
             video = folder / data["path_video"] if data["path_video"] else None
-            return Renders(str(data["renderer"]), str(data["appearance"]), views, video)
+            return Renders(str(data["renderer"]), str(data["appearance"]), views, video, data.get("png_step_sfm"))
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{folder / NAME} does not describe renders: {e}", "rerun with --force render") from e

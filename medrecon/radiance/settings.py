@@ -72,6 +72,9 @@ class RenderConfig(ComponentConfig):
         "fitted to the left half of the view's own picture, whereupon figures count the right half only",
     )
     rays_per_chunk: int = Field(8192, ge=1, le=1_000_000, description="rays rendered at once; bounds the memory")
+    maps: bool = Field(
+        True, description="median depth, depth uncertainty and normals of the held-out views, as npz and PNG"
+    )
     path_frames: int = Field(48, ge=0, le=10_000, description="frames of the path video; 0 = no video")
     path_size_px: int = Field(176, ge=16, le=4096, description="longer side of the path video")
     path_fps: int = Field(12, ge=1, le=60, description="frames per second of the path video")

@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Surfaces: out of the density of a trained field (extract.py), cleaned, coloured, and measured (measure.py)."""
+"""Surfaces of a trained field (extract.py): the isosurface of its density (marching_cubes.py) or its rendered depths,
+fused (tsdf.py); kept where it was seen, cleaned, coloured (finish.py), and measured (measure.py)."""

@@ -17,8 +17,8 @@ def drop_unused(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np
     return vertices[used], inverse.reshape(-1, 3).astype(np.int32)
 
 
-def largest_component(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected part with the largest area (vertex count would favour noise)."""
+def large_components(vertices: np.ndarray, faces: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The connected parts with at least ``share`` of the largest one's area (vertex count would favour noise)."""
     if not len(faces):
         return vertices, faces
     n = len(vertices)
@@ -26,7 +26,7 @@ def largest_component(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarr
     _, label = connected_components(coo_matrix((np.ones(len(i), bool), (i, j)), (n, n)), directed=False)
     face_label = label[faces[:, 0]]
     area = np.bincount(face_label, face_areas(vertices, faces))
-    return drop_unused(vertices, faces[face_label == area.argmax()])
+    return drop_unused(vertices, faces[(area >= share * area.max())[face_label]])
 
 
 def face_areas(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

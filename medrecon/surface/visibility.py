@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medrecon.types import Camera, Rigid3
+from medrecon.types import Camera, Frame, Rigid3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def sights(
         # Wide-angle polynomials fold far outside the picture back into it: only what projects there without
         # distortion too (with a wide margin) is believed.
         with np.errstate(invalid="ignore"):
-            near_axis = np.hypot(p[:, 0], p[:, 1]) < _widest_slope(camera) * z
+            near_axis = np.hypot(p[:, 0], p[:, 1]) < widest_slope(camera) * z
             inside = (z > 0) & near_axis & (xy >= 0).all(1) & (xy < [camera.width_px, camera.height_px]).all(1)
         to_camera = pose.center - vertices
         cosine = (normals * to_camera).sum(1) / np.maximum(np.linalg.norm(to_camera, axis=1), 1e-30)
@@ -75,7 +75,25 @@ def sights(
         yield Sight(frame_id, visible, xy, cosine)
 
 
-def _widest_slope(camera: Camera) -> float:
+def unmasked(sight: Sight, frame: Frame | None, camera: Camera) -> Sight:
+    """The same without vertices whose pixel the picture's mask hides.
+
+    Args:
+        camera: that of ``sight.xy_px``; the mask may be larger.
+    """
+    mask = None if frame is None else frame.load_mask()
+    if mask is None:
+        return sight
+    index = np.flatnonzero(sight.visible)
+    h, w = mask.shape
+    column = (sight.xy_px[index, 0] * w / camera.width_px).astype(int).clip(0, w - 1)
+    row = (sight.xy_px[index, 1] * h / camera.height_px).astype(int).clip(0, h - 1)
+    visible = np.zeros_like(sight.visible)
+    visible[index] = mask[row, column]
+    return replace(sight, visible=visible)
+
+
+def widest_slope(camera: Camera) -> float:
     """Largest distance from the axis, at depth 1, of the rays through the picture's border."""
     w, h = camera.width_px, camera.height_px
     u, v = np.linspace(0, w, 33), np.linspace(0, h, 33)

@@ -93,6 +93,9 @@ class SphereRenderer:
         opacity = 1 - through[:, -1]
         return RenderOut(torch.zeros(len(mid), 3), median, opacity, median)
 
+    def render_depth(self, rays):
+        return self.render(rays)
+
 
 def sphere_scene(sparse, heldout=()):
     far = DISTANCE_MM / RADIUS_MM * 0.6 + 1

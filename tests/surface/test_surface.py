@@ -95,10 +95,12 @@ class TwoBalls(sphere_run.SphereRenderer):
         return torch.maximum(super().density(xyz), speck)
 
 
-def test_largest_component(run, tmp_path, monkeypatch):
+def test_small_components(run, tmp_path, monkeypatch):
     far = lambda m: (np.linalg.norm(m.vertices, axis=1) > 31.5).any()  # noqa: E731
-    assert far(mesh_of(run, tmp_path, monkeypatch, TwoBalls(), largest_component=False))
-    assert not far(mesh_of(run, tmp_path, monkeypatch, TwoBalls()))
+    assert far(mesh_of(run, tmp_path, monkeypatch, TwoBalls(), min_component=0.0))
+    # The speck has (0.05 / 0.6)^2 = 0.7 % of the sphere's area.
+    assert far(mesh_of(run, tmp_path, monkeypatch, TwoBalls(), min_component=0.003))
+    assert not far(mesh_of(run, tmp_path, monkeypatch, TwoBalls(), min_component=0.015))
 
 
 def test_only_what_was_seen_is_kept(tmp_path, monkeypatch):
