@@ -157,7 +157,7 @@ def main() -> int:
         steps = {n: add(n, {"minutes": options.seconds / 60}, f"{options.seconds:g} s") for n in options.fields}
         pair = {n: s for n, s in steps.items() if n in ("nerf", "mipnerf")}
         if len(pair) == 2:
-            slow, quick = min(pair, key=pair.get), max(pair, key=pair.get)
+            slow, quick = sorted(pair, key=pair.get)
             add(quick, {"iterations": pair[slow]}, f"as many steps as {slow}")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "multiscale.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
