@@ -25,6 +25,9 @@ _ALIGNED = "after the best similarity (7 parameters) of the estimated onto the t
 
 class TruthAnalysisConfig(ComponentConfig):
     max_points: int = Field(60_000, ge=100, description="points per direction of the surface comparison, and rays cast")
+    found_within_mm: float = Field(
+        2.5, gt=0, description="a place of the true surface is found if the reconstruction comes this near"
+    )
 
 
 class TruthAnalysis:
@@ -91,15 +94,22 @@ class TruthAnalysis:
             return nothing("no ray of the registered cameras hits the reconstructed surface")
         accuracy = summarise(distances_to_points(seen, cloud))
         pick = np.linspace(0, len(cloud) - 1, min(len(cloud), self.config.max_points)).round().astype(int)
-        completeness = summarise(locator.distances(cloud[pick]))
+        missed = locator.distances(cloud[pick])
+        completeness = summarise(missed)
         note = f"{_ALIGNED}; true points every {spacing:.2f} mm"
 
         def three(prefix: str, d: DistanceSummary) -> list[Metric]:
             make = lambda n, v: Metric(f"{prefix}_{n}_mm", v, "mm", "lower", None, d.n, source, note)  # noqa: E731
             return [make("mean", d.mean), make("rms", d.rms), make("hd95", d.p95)]
 
+        within = self.config.found_within_mm
+        found = Metric(
+            "true_surface_found_percent", 100 * float((missed <= within).mean()), "%", "higher", None, missed.size,
+            source,
+            f"of the true surface that the cameras saw: the reconstruction lies within {within:g} mm; {_ALIGNED}",
+        )  # fmt: skip
         both = Metric("chamfer_mm", chamfer(accuracy, completeness), "mm", "lower", None, None, source, note)
-        return [*three("surface", accuracy), *three("completeness", completeness), both]
+        return [*three("surface", accuracy), *three("completeness", completeness), both, found]
 
 
 def _camera_metrics(errors: PoseErrors, sparse: SparseModel, truth: Truth) -> list[Metric]:

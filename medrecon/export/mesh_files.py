@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 
 
 def ply_bytes(
-    vertices: np.ndarray, faces: np.ndarray | None, colors: np.ndarray | None, comments: tuple[str, ...]
-) -> bytes:
-    """Binary little-endian PLY: float64 positions, optional uint8 colours, optional triangles."""
+    vertices: np.ndarray, faces: np.ndarray | None, colors: np.ndarray | None, comments: tuple[str, ...],
+    confidence: np.ndarray | None = None,
+) -> bytes:  # fmt: skip
+    """Binary little-endian PLY: float64 positions, optional uint8 colours, float32 confidence and triangles."""
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
     lines += [f"element vertex {len(vertices)}", *(f"property double {a}" for a in "xyz")]
     fields = [("xyz", "<f8", 3)]
     if colors is not None:
         lines += [f"property uchar {c}" for c in ("red", "green", "blue")]
         fields.append(("rgb", "u1", 3))
+    if confidence is not None:
+        lines.append("property float confidence")
+        fields.append(("confidence", "<f4"))
     table = np.empty(len(vertices), np.dtype(fields))
     table["xyz"] = vertices
     if colors is not None:
         table["rgb"] = colors
+    if confidence is not None:
+        table["confidence"] = confidence
     body = table.tobytes()
     if faces is not None:
         lines += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
@@ -84,7 +90,7 @@ class PlyExporterConfig(ComponentConfig):
 
 
 class PlyExporter:
-    """The surface with its colours, where there is one, and the sparse points."""
+    """The surface with its colours and confidences, where there is one, and the sparse points."""
 
     def __init__(self, config: PlyExporterConfig):
         self.config = config
@@ -97,7 +103,7 @@ class PlyExporter:
         files = [_write(Path(out_dir) / stamped("points", ".ply", scale), points)]
         if run.has("surface"):
             mesh = _surface(run)
-            data = ply_bytes(mesh.vertices, mesh.faces, mesh.colors, comments)
+            data = ply_bytes(mesh.vertices, mesh.faces, mesh.colors, comments, mesh.confidence)
             files.insert(0, _write(Path(out_dir) / stamped("surface", ".ply", scale), data))
         return files
 

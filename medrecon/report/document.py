@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from medrecon.progress import Progress
 from medrecon.report import pictures, sections
-from medrecon.report.geometry import still, view_3d
+from medrecon.report.geometry import confidence_still, still, view_3d
 from medrecon.report.parts import Parts, gather
 from medrecon.runfolder import RunFolder
 from medrecon.types import Scale
@@ -64,6 +64,9 @@ def write(run: RunFolder, out_path: Path, progress: Progress) -> Path:
     values["view"] = view
     values["view_data"] = view.payload() if view else None
     values["still"] = pictures.embed(still(view), "Cameras, points and surface seen from one side") if view else None
+    sure = confidence_still(view) if view else None
+    words = "Confidence of the surface, 0 dark to 1 bright: how many views saw a place, how squarely and how sharply"
+    values["confidence"] = pictures.embed(sure, words, words) if sure is not None else None
     progress.advance()
 
     values["curves"] = sections.curves(parts)

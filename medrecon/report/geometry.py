@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -94,7 +94,7 @@ def view_3d(sparse: SparseModel, frames: FrameSet | None, mesh: Mesh | None) -> 
     )
     shown = None
     if mesh is not None:
-        shown = decimate(Mesh(place(vertices), mesh.faces, mesh.colors, None, mesh.unit), MOST_FACES)
+        shown = decimate(Mesh(place(vertices), mesh.faces, mesh.colors, mesh.confidence, mesh.unit), MOST_FACES)
     return View3D(
         "mm" if sparse.scale.is_metric else "units",
         max(radius, float(np.percentile(distance, 90)) if len(centers) else 0.0),
@@ -137,7 +137,7 @@ def _upright(ups: np.ndarray) -> np.ndarray:
 
 
 def decimate(mesh: Mesh, most_faces: int) -> Mesh:
-    """At most (about) this many faces by quadric edge collapse; colours from the nearest original vertex."""
+    """At most (about) this many faces by quadric edge collapse; colours and confidences from the nearest vertex."""
     if len(mesh.faces) <= most_faces:
         return mesh
     mesh = _cluster(mesh, 4 * most_faces)
@@ -146,8 +146,9 @@ def decimate(mesh: Mesh, most_faces: int) -> Mesh:
     vertices, faces = collapse(mesh.vertices, mesh.faces, most_faces)
     if not len(faces):
         return _cluster(mesh, most_faces)
-    colors = None if mesh.colors is None else mesh.colors[cKDTree(mesh.vertices).query(vertices)[1]]
-    return Mesh(vertices, faces, colors, None, mesh.unit)
+    nearest = cKDTree(mesh.vertices).query(vertices)[1]
+    take = lambda values: None if values is None else values[nearest]  # noqa: E731
+    return Mesh(vertices, faces, take(mesh.colors), take(mesh.confidence), mesh.unit)
 
 
 def _cluster(mesh: Mesh, most_faces: int) -> Mesh:
@@ -159,10 +160,22 @@ def _cluster(mesh: Mesh, most_faces: int) -> Mesh:
         _, first, group = np.unique(key @ np.array([1, 1 << 20, 1 << 40]), return_index=True, return_inverse=True)
         faces = group.reshape(-1)[mesh.faces]
         real = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
-        colors = None if mesh.colors is None else mesh.colors[first]
-        mesh = Mesh(mesh.vertices[first], faces[real].astype(np.int32), colors, None, mesh.unit)
+        take = lambda values: None if values is None else values[first]  # noqa: E731, B023
+        faces = faces[real].astype(np.int32)
+        mesh = Mesh(mesh.vertices[first], faces, take(mesh.colors), take(mesh.confidence), mesh.unit)
         cells = int(cells * 0.75)
     return mesh
+
+
+def confidence_still(view: View3D) -> np.ndarray | None:
+    """The same picture with the surface coloured by its confidence, 0 dark to 1 bright; None where there is none."""
+    from medrecon.report.pictures import heat
+
+    if view.mesh is None or view.mesh.confidence is None:
+        return None
+    colors = heat(view.mesh.confidence[None])[0]
+    radius = max(float(np.percentile(np.linalg.norm(view.mesh.vertices, axis=1), 98)), 1e-9)
+    return still(replace(view, cameras=(), radius=radius, mesh=replace(view.mesh, colors=colors)))
 
 
 def still(view: View3D, width_px: int = 760, height_px: int = 480) -> np.ndarray:

@@ -18,6 +18,8 @@ _LABELS = {
     "completeness_rms_mm": "Surface missed, RMS",
     "completeness_hd95_mm": "Surface missed, 95% Hausdorff",
     "chamfer_mm": "Chamfer distance",
+    "true_surface_found_percent": "True surface found",
+    "well_seen_percent": "Surface seen well",
     "bbox_x_mm": "Extent along x",
     "bbox_y_mm": "Extent along y",
     "bbox_z_mm": "Extent along z",

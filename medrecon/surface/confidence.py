@@ -9,6 +9,7 @@ from medrecon.surface.depth_views import DepthView
 from medrecon.surface.visibility import Sight
 
 SHARP_STEPS = 4.0  # a depth spread or disagreement of so many grid steps halves what a view counts
+WELL_SEEN = 0.5  # cosine from which a view counts as looking at the place well: 60 degrees
 HALF_VIEWS = 2.0  # so many perfect views give a confidence of one half
 
 
@@ -27,10 +28,12 @@ class Support:
         """Args: vertices: float64 [V, 3], field frame."""
         self._vertices, self._sharp = vertices, SHARP_STEPS * step
         self._sum = np.zeros(len(vertices))
+        self.views = np.zeros(len(vertices), np.uint16)  # that look at the vertex well
 
     def add(self, sight: Sight, view: DepthView) -> None:
         """Adds one camera, of which ``view`` may be a reduced picture."""
         index = np.flatnonzero(sight.visible)
+        self.views[index] += sight.cosine[index] >= WELL_SEEN
         p = view.cam_from_field.apply(self._vertices[index])
         xy = view.camera.project(p)
         column = np.clip(xy[:, 0].astype(int), 0, view.camera.width_px - 1)

@@ -67,10 +67,11 @@ def finish(
     if options.max_faces:
         vertices, faces = decimate(vertices, faces, options.max_faces)
     progress.say(f"surface of {len(vertices)} vertices and {len(faces)} triangles")
-    colours, confidence = _paint(vertices, faces, step, scene, run, views, options.colour, progress)
+    colours, support = _paint(vertices, faces, step, scene, run, views, options.colour, progress)
     scale = run.sparse.scale
     metric_from_field = scale.metric_from_sfm @ scene.field_from_sfm.inverse()
-    return Mesh(metric_from_field.apply(vertices), faces, colours, confidence, scale.unit).validate()
+    placed = metric_from_field.apply(vertices)
+    return Mesh(placed, faces, colours, support.confidence(), scale.unit, support.views).validate()
 
 
 def _sights(
@@ -88,8 +89,8 @@ def _sights(
 def _paint(
     vertices: np.ndarray, faces: np.ndarray, step: float, scene: "Scene", run: "RunFolder", views: "list[DepthView]",
     colour: bool, progress: Progress,
-) -> tuple[np.ndarray | None, np.ndarray]:  # fmt: skip
-    """Colours uint8 [V, 3] or None, and confidence float32 [V]."""
+) -> tuple[np.ndarray | None, Support]:  # fmt: skip
+    """Colours uint8 [V, 3] or None, and how well each vertex was seen."""
     frames, by_id = run.frames.by_id(), {v.frame_id: v for v in views}
     blend, support = ColourBlend(len(vertices)), Support(vertices, step)
     for sight in _sights(vertices, faces, step, scene, run, progress):
@@ -100,4 +101,4 @@ def _paint(
                 frames[sight.frame_id], (camera.width_px, camera.height_px), sight.xy_px[index],
                 sight.cosine[index], index,
             )  # fmt: skip
-    return (blend.result() if colour else None), support.confidence()
+    return (blend.result() if colour else None), support

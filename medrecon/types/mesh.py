@@ -22,6 +22,7 @@ class Mesh:
         colors: uint8 [V, 3] RGB or None.
         confidence: float32 [V] in 0..1 or None.
         unit: "mm" or "unknown" (the reconstruction's own unit).
+        views: uint16 [V], number of training cameras that see the vertex within 60 degrees of its normal; or None.
     """
 
     vertices: np.ndarray
@@ -29,6 +30,7 @@ class Mesh:
     colors: np.ndarray | None = None
     confidence: np.ndarray | None = None
     unit: str = "unknown"
+    views: np.ndarray | None = None
 
     def validate(self) -> "Mesh":
         v = len(self.vertices)
@@ -38,6 +40,10 @@ class Mesh:
             raise InputError("mesh: faces must be [F, 3]")
         if len(self.faces) and (self.faces.min() < 0 or self.faces.max() >= v):
             raise InputError("mesh: a face refers to a vertex that does not exist")
+        for name in ("colors", "confidence", "views"):
+            value = getattr(self, name)
+            if value is not None and len(value) != v:
+                raise InputError(f"mesh: {name} must have one row per vertex")
         if self.unit not in ("mm", "unknown"):
             raise InputError(f"mesh: unit must be 'mm' or 'unknown', got {self.unit!r}")
         return self
@@ -48,9 +54,12 @@ class Mesh:
             arrays["colors"] = self.colors
         if self.confidence is not None:
             arrays["confidence"] = self.confidence
+        if self.views is not None:
+            arrays["views"] = self.views
         write_npz(path, arrays)
 
     @staticmethod
     def load(path: Path) -> "Mesh":
         z = read_npz(path)
-        return Mesh(z["vertices"], z["faces"], z.get("colors"), z.get("confidence"), str(z["unit"])).validate()
+        optional = (z.get("colors"), z.get("confidence"), str(z["unit"]), z.get("views"))
+        return Mesh(z["vertices"], z["faces"], *optional).validate()

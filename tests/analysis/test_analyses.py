@@ -69,6 +69,20 @@ def test_geometry_of_an_open_surface_has_no_volume(tmp_path):
     assert m["surface_area_mm2"].value == pytest.approx(2 * np.pi * RADIUS_MM**2, rel=0.05)
 
 
+def test_coverage_is_the_share_of_area_that_enough_cameras_see(tmp_path):
+    import dataclasses
+
+    run = with_surface(tmp_path, n=4)
+    mesh = run.mesh
+    assert "well_seen_percent" not in by_name(GEOMETRY.analyse(run, Quiet()))  # a mesher need not say it
+    # A cap of a sphere, z > r / 2, is a quarter of its area (Archimedes).
+    views = np.where(mesh.vertices[:, 2] > 0.5 * RADIUS_MM, 3, 2).astype(np.uint16)
+    dataclasses.replace(mesh, views=views).save(run.root / "stages" / "surface" / "mesh.npz")
+    assert by_name(GEOMETRY.analyse(run, Quiet()))["well_seen_percent"].value == pytest.approx(25, abs=2)
+    two = GeometryAnalysis(GeometryAnalysisConfig(coverage_views=2))
+    assert by_name(two.analyse(run, Quiet()))["well_seen_percent"].value == pytest.approx(100)
+
+
 def test_truth_of_a_perfect_reconstruction(tmp_path):
     m = by_name(TRUTH.analyse(with_surface(tmp_path), Quiet()))
     assert m["ate_mm"].value < 1e-6 and m["rotation_deg"].value < 1e-5 and m["focal_error_percent"].value < 1e-9
@@ -91,6 +105,8 @@ def test_truth_measures_a_sphere_that_is_two_mm_too_large(tmp_path, metric):
 def test_a_missing_half_shows_in_completeness_only(tmp_path):
     m = by_name(TRUTH.analyse(with_surface(tmp_path, lower=0.0), Quiet()))
     assert m["completeness_mean_mm"].value > 5 and m["completeness_hd95_mm"].value > 20
+    # Half of the sphere, and the zone of 2.5 mm (a little less: chords of the rim) below it.
+    assert m["true_surface_found_percent"].value == pytest.approx(50 + 100 * 2.5 / (2 * RADIUS_MM), abs=2)
     # Rays that pass over the rim hit the shell from inside; the sphere is there all the same.
     assert m["surface_mean_mm"].value < 0.5
 

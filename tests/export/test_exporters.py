@@ -23,6 +23,7 @@ from medrecon.export.mesh_files import (
     PlyExporterConfig,
     StlExporter,
     StlExporterConfig,
+    ply_bytes,
 )
 from medrecon.export.nifti import NiftiExporter, NiftiExporterConfig
 from medrecon.export.transforms import TransformsExporter, TransformsExporterConfig
@@ -59,12 +60,25 @@ def test_ply(run, tmp_path):
     v, f, data = read(vtkPLYReader(), surface)
     assert np.allclose(v, run.mesh.vertices, atol=1e-4) and np.array_equal(f, run.mesh.faces)
     assert np.array_equal(vtk_to_numpy(data.GetPointData().GetArray("RGB")), run.mesh.colors)
+    assert b"confidence" not in surface.read_bytes().split(b"end_header")[0]  # the fixture's mesh has none
     p, _, _ = read(vtkPLYReader(), points)
     assert np.allclose(p, run.sparse.scale.metric_from_sfm.apply(run.sparse.points), atol=1e-4)
     for path in (surface, points):
         check_name(run, path)
         header = path.read_bytes().split(b"end_header")[0]
         assert (b"unit: mm" in header) == run.metric and (b"scale unknown" in header) == (not run.metric)
+
+
+def test_ply_carries_the_confidence():
+    rng = np.random.default_rng(0)
+    confidence = rng.random(7).astype(np.float32)
+    data = ply_bytes(rng.random((7, 3)), None, rng.integers(0, 255, (7, 3), np.uint8), (), confidence)
+    header, body = data.split(b"end_header\n")
+    names = [line.split()[-1] for line in header.decode().splitlines() if line.startswith("property")]
+    assert names == ["x", "y", "z", "red", "green", "blue", "confidence"]
+    row = 3 * 8 + 3 + 4  # as the header says, little-endian and without gaps
+    assert len(body) == 7 * row
+    assert [np.frombuffer(body[k * row + 27 : (k + 1) * row], "<f4")[0] for k in range(7)] == confidence.tolist()
 
 
 def test_obj(run, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic_run import sphere_mesh
 
-from medrecon.report.geometry import MOST_FACES, decimate, still, view_3d
+from medrecon.report.geometry import MOST_FACES, confidence_still, decimate, still, view_3d
 from medrecon.types import Mesh, Scale, SparseModel
 
 
@@ -70,6 +70,23 @@ def test_large_meshes_are_thinned_without_leaving_the_surface():
     wanted = 10 * (1 + 0.05 * np.sin(5 * u) * np.sin(4 * v))
     assert np.abs(np.linalg.norm(small.vertices, axis=1) - wanted).mean() < 0.05
     assert small.colors.shape == small.vertices.shape
+
+
+def test_confidence_is_shown_and_survives_thinning(finished):
+    import dataclasses
+
+    mesh = sphere_mesh(10.0, 300, 150)
+    sure = ((mesh.vertices[:, 1] > 0) * 1.0).astype(np.float32)
+    mesh = dataclasses.replace(mesh, confidence=sure)
+    small = decimate(mesh, 5000)
+    away = np.abs(small.vertices[:, 1]) > 1
+    assert np.array_equal(small.confidence[away], (small.vertices[away, 1] > 0).astype(np.float32))
+    view = dataclasses.replace(view_3d(finished.sparse, finished.frames, finished.mesh), mesh=small)
+    image = confidence_still(view).astype(int)
+    yellow, violet = (np.abs(image / (image.sum(-1, keepdims=True) + 1) - c).max(-1) < 0.1 for c in ((0.48, 0.44, 0.08), (0.44, 0.01, 0.54)))  # fmt: skip
+    rows = np.arange(len(image))[:, None] + 0 * image[..., 0]
+    assert yellow.sum() > 2000 and violet.sum() > 2000 and rows[yellow].mean() < rows[violet].mean()  # y is up
+    assert confidence_still(dataclasses.replace(view, mesh=dataclasses.replace(small, confidence=None))) is None
 
 
 def test_small_meshes_are_left_alone():

@@ -106,3 +106,31 @@ def test_what_masks_hide_was_not_seen(tmp_path, monkeypatch, mesher):
     assert len(seen.vertices) == pytest.approx(facing.sum(), rel=0.1)
     with pytest.raises(StageError, match="seen by 2 training cameras"):
         extract(run, make(2), tmp_path / "two", "cpu", Quiet())
+
+
+def test_confidence_grows_with_views_and_falls_with_vagueness(tmp_path, monkeypatch):
+    """On the sphere all views are alike: Q is a sum of cosines, up to what a soft edge takes away."""
+    few, many = build(tmp_path / "few", n=10), build(tmp_path / "many", n=30)
+    sharp = sphere_run.SphereRenderer(hardness=600.0, width=0.002)
+    a, b = (mesh_of(r, tmp_path / n, monkeypatch, sharp) for r, n in ((few, "a"), (many, "b")))
+    # Cameras at distance D of a sphere see a point at angle t from their axis with the cosine of the angle between the
+    # normal and the ray; averaged over directions spread evenly, times the number of cameras, that is Q.
+    t = np.linspace(0, np.arccos(RADIUS_MM / sphere_run.DISTANCE_MM), 2000)
+    to_eye = np.stack([sphere_run.DISTANCE_MM * np.cos(t) - RADIUS_MM, sphere_run.DISTANCE_MM * np.sin(t)])
+    cosine = to_eye[0] / np.linalg.norm(to_eye, axis=0)
+    mean = np.trapezoid(cosine * np.sin(t) / 2, t) if hasattr(np, "trapezoid") else np.trapz(cosine * np.sin(t) / 2, t)
+    for mesh, n in ((a, 10), (b, 30)):
+        assert np.median(mesh.confidence) == pytest.approx(n * mean / (n * mean + 2), abs=0.05)
+        well = np.median(mesh.views)  # within 60 degrees of the normal
+        assert well == pytest.approx(n * (1 - np.cos(t[cosine > 0.5].max())) / 2, abs=1.1)
+    vague = mesh_of(few, tmp_path / "v", monkeypatch, Vague(hardness=600.0, width=0.002), min_weight=0.0)
+    # A spread of 8 voxels is twice what halves a view: a fifth is left of Q.
+    assert np.median(vague.confidence) == pytest.approx(2 * mean / (2 * mean + 2), abs=0.05)
+
+
+class Vague(sphere_run.SphereRenderer):
+    """Depths in the same place, said to be uncertain by eight voxels along the ray's axis."""
+
+    def render_depth(self, rays):
+        out = self.render(rays)
+        return dataclasses.replace(out, depth_std=torch.full_like(out.depth, 8 * 1.6 / 47))
