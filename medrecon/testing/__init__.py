@@ -11,6 +11,7 @@ import importlib
 _WHERE = {
     "ExtractorConformance": "extractor",
     "MatcherConformance": "matcher",
+    "MesherConformance": "mesher",
     "PairingConformance": "pairing",
     "RendererConformance": "renderer",
     "SourceConformance": "source",

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from medrecon.errors import InputError
+from medrecon.errors import InputError, StageError
 from medrecon.images import read_any, to_grey, write_png
-from medrecon.types import Features, Frame, FrameSet, Matches, RenderOut
+from medrecon.types import Features, Frame, FrameSet, Matches, Mesh, RenderOut
 
 
 class CornerExtractor:
@@ -71,6 +71,9 @@ class Ball(torch.nn.Module):
     def density(self, xyz):
         return torch.nn.functional.softplus(self.raw) * torch.sigmoid(8 * (0.7 - xyz.norm(dim=-1)))
 
+    def render_depth(self, rays):
+        return self.render(rays)
+
     def render(self, rays, appearance=None, jitter=0.5):
         edges = torch.linspace(0, 1, 9)
         t = rays.near + (rays.far - rays.near) * edges
@@ -88,6 +91,32 @@ class Ball(torch.nn.Module):
         out = self.render(rays, jitter=torch.rand(len(rays), 1, generator=generator))
         loss = (weight[:, None] * (out.rgb - rgb) ** 2).mean()
         return loss, {"loss": float(loss.detach())}
+
+
+class SeenBall:
+    """A sphere of triangles as large as the depth in the middle of a view says, where the cameras see it."""
+
+    def mesh(self, run, device, progress):
+        from medrecon.radiance import load_field
+
+        field, scene = load_field(run, device)
+        centres = np.array([scene.cam_from_field(scene.cam_from_sfm[i]).center for i in scene.train_ids])
+        rays = scene.rays(scene.train_ids[0])
+        out = field.render_depth(rays)
+        near = out.depth_median[out.opacity > 0.5]
+        if not len(near):
+            raise StageError("transparent", "train longer")
+        radius = float(np.linalg.norm(centres[0]) - near.min())
+        u, v = np.meshgrid(np.linspace(0, 2 * np.pi, 49), np.linspace(0, np.pi, 25), indexing="ij")
+        p = radius * np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)], -1).reshape(-1, 3)
+        k = (np.arange(48)[:, None] * 25 + np.arange(24)).ravel()
+        faces = np.concatenate([np.stack([k, k + 1, k + 26], 1), np.stack([k, k + 26, k + 25], 1)])
+        seen = ((p @ centres.T) > radius**2).any(1)
+        faces = faces[seen[faces].all(1)]
+        used, faces = np.unique(faces, return_inverse=True)
+        scale = run.sparse.scale
+        placed = (scale.metric_from_sfm @ scene.field_from_sfm.inverse()).apply(p[used])
+        return Mesh(placed, faces.reshape(-1, 3).astype(np.int32), unit=scale.unit)
 
 
 def changed(out, **fields):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every built-in extractor, matcher, pairing, source and renderer keeps the contract that plugins are held to."""
+"""Every built-in extractor, matcher, pairing, source, renderer and mesher keeps the contract that plugins are held to."""
 
 import inspect
 
@@ -12,6 +12,7 @@ from medrecon.networks.checkpoint import save_network
 from medrecon.testing import (
     ExtractorConformance,
     MatcherConformance,
+    MesherConformance,
     PairingConformance,
     RendererConformance,
     SourceConformance,
@@ -248,7 +249,17 @@ class TestMipNerfWithoutAppearance(RendererConformance):
         return create("renderer", "mipnerf", appearance_size=0, **SMALL)
 
 
-@pytest.mark.parametrize("kind", ["extractor", "matcher", "pairing", "source", "renderer"])
+class TestMarchingCubes(MesherConformance):
+    def make(self):
+        return create("mesher", "marching-cubes", resolution=40)
+
+
+class TestTsdf(MesherConformance):
+    def make(self):
+        return create("mesher", "tsdf", resolution=40)
+
+
+@pytest.mark.parametrize("kind", ["extractor", "matcher", "pairing", "source", "renderer", "mesher"])
 def test_no_builtin_is_left_out(kind):
     import medrecon.builtins
 

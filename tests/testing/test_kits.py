@@ -11,6 +11,7 @@ import torch
 from medrecon.testing import (
     ExtractorConformance,
     MatcherConformance,
+    MesherConformance,
     PairingConformance,
     RendererConformance,
     SourceConformance,
@@ -26,6 +27,7 @@ _spec.loader.exec_module(d)
 KITS = {
     "extractor": ExtractorConformance,
     "matcher": MatcherConformance,
+    "mesher": MesherConformance,
     "pairing": PairingConformance,
     "renderer": RendererConformance,
     "source": SourceConformance,
@@ -56,6 +58,7 @@ def checks(kind):
 GOOD = {
     "extractor": d.CornerExtractor,
     "matcher": d.MutualMatcher,
+    "mesher": d.SeenBall,
     "pairing": d.EveryPair,
     "renderer": d.Ball,
     "source": d.FolderSource,
@@ -105,6 +108,7 @@ def _ignores_generator(self, rays, rgb, weight, step, generator):
 
 
 E, M, P, R, S = d.CornerExtractor, d.MutualMatcher, d.EveryPair, d.Ball, d.FolderSource
+B = d.SeenBall
 BROKEN = [
     # kind, component, the check that must catch it, words of the message
     ("extractor", altered(E, "extract", lambda f, *_: None), "test_survives_any_size", "medrecon.types.Features"),
@@ -213,6 +217,20 @@ BROKEN = [
     ("renderer", type("Broken", (R,), {"loss": _ignores_generator}), "test_loss_obeys_its_generator", "generator"),
     ("renderer", type("Broken", (R,), {"setup": lambda self, s, f, seed: (R.setup(self, s, f, seed), setattr(
         self, "spare", torch.nn.Parameter(torch.zeros(3))))}), "test_gradient_flows", "spare"),
+    ("renderer", type("Broken", (R,), {"render_depth": lambda self, rays: R.render(self, rays, None, 0.4)}),
+     "test_depth_without_colour", "render_depth gives"),
+    ("mesher", altered(B, "mesh", lambda m, *_: None), "test_values_of_vertices", "Mesh"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, vertices=m.vertices * 1.2)),
+     "test_surface_is_in_its_place_in_mm", "where the field's is"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, unit="mm")), "test_without_a_scale_nothing_is_mm", "unknown"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, faces=m.faces[:, ::-1])),
+     "test_triangles_turn_outwards", "outside"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, vertices=m.vertices * [1, 1, -1])),
+     "test_the_unseen_is_left_out", "behind"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, confidence=np.full(len(m.vertices), 2.0))),
+     "test_values_of_vertices", r"0\.\.1"),
+    ("mesher", altered(B, "mesh", lambda m, *_: d.changed(m, vertices=m.vertices + 1e-9 * next(_calls))),
+     "test_is_deterministic", "bit for bit"),
 ]  # fmt: skip
 
 
