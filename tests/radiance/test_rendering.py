@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     (root / "stages" / "keyframes").mkdir()
     frames.save(root / "stages" / "keyframes" / "frames.json")
     renderer = medrecon.create("renderer", "mipnerf", **OPTIONS)
-    training = TrainingConfig(iterations=150, rays_per_batch=256, max_size_px=24, learning_rate=1e-2, evaluate_every=0)
+    training = TrainingConfig(iterations=200, rays_per_batch=256, max_size_px=24, learning_rate=1e-2, evaluate_every=0)
     train(frames, sparse, renderer, training, root / "stages" / "radiance", 0, "cpu", Quiet())
     return RunFolder(root)
 
