@@ -43,6 +43,8 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
         low, high = _content_box(points)
         margin = 0.5 if black else 0.15  # the hull shrinks the box again; without one the points are all that is known
         low, high = low - margin * (high - low), high + margin * (high - low)
+        if not black:
+            low, high = _with_cameras_within(low, high, np.array([poses[i].center for i in ids]))
     else:
         low, high = common_box([cameras[i] for i in ids], [poses[i] for i in ids])
     scene = _place(low, high, ids, train_ids, heldout_ids, cameras, poses, points, sparse, black)
@@ -77,6 +79,18 @@ def _content_box(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # A flat scene still gets some thickness.
     pad = np.maximum(0.1 * (high - low).max() - (high - low), 0) / 2
     return low - pad, high + pad
+
+
+def _with_cameras_within(low: np.ndarray, high: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where most cameras [F, 3] are in the box, what the others stand in belongs to the scene: a hollow's ends, where
+    walls are near and few pictures find points on them. It grows by half its size at most, so that a stray pose does
+    not blow it up."""
+    if ((centres > low) & (centres < high)).all(-1).mean() <= 0.5:
+        return low, high
+    size = high - low
+    near = 0.1 * size.min()
+    grown = np.minimum(low, centres.min(0) - near), np.maximum(high, centres.max(0) + near)
+    return np.maximum(grown[0], low - size / 2), np.minimum(grown[1], high + size / 2)
 
 
 def _place(low, high, ids, train_ids, heldout_ids, cameras, poses, points, sparse, black) -> Scene:

@@ -158,6 +158,21 @@ def test_seen_from_within(tmp_path):
         assert 0 < scene.near_far[i][0] < z.min() and z.max() < scene.near_far[i][1]
 
 
+def test_both_ends_of_a_hollow_belong_to_the_scene():
+    """A tube along x with points from 10 to 90 and cameras from 0 to 100; one stray camera, and an object seen from
+    without, whose cameras are no part of it."""
+    from medrecon.radiance.scene_setup import _with_cameras_within
+
+    centres = np.stack([np.linspace(0, 100, 21), np.zeros(21), np.zeros(21)], -1)
+    low, high = np.array([10.0, -8, -8]), np.array([90.0, 8, 8])
+    a, b = _with_cameras_within(low, high, centres)
+    assert (a < centres).all() and (centres < b).all() and (a[1:] == low[1:]).all() and (b[1:] == high[1:]).all()
+    stray = np.concatenate([centres, [[1e6, 0, 0]]])
+    assert _with_cameras_within(low, high, stray)[1].tolist() == [130, 8, 8]
+    outside = centres + [0, 50, 0]
+    assert [x.tolist() for x in _with_cameras_within(low, high, outside)] == [low.tolist(), high.tolist()]
+
+
 def test_split_is_by_id_and_every_kth():
     train, held = split_heldout([40, 10, 30, 20, 50, 60, 70, 80], 4)
     assert held == [30, 70] and train == [10, 20, 40, 50, 60, 80]
