@@ -49,17 +49,22 @@ def compare(run, truth) -> tuple[dict, np.ndarray, np.ndarray]:
     affine, sparse = truth.ras_from_ijk_mm, run.sparse
     ras = np.indices(true.shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
     field_from_mm = scene.field_from_sfm @ sparse.scale.metric_from_sfm.inverse()
-    found, covered = np.empty(len(ras), np.float32), np.ones(len(ras), bool)
+    found = np.empty(len(ras), np.float32)
     for i in range(0, len(ras), 1 << 18):
         xyz = torch.from_numpy(field_from_mm.apply(ras[i : i + (1 << 18)]).astype(np.float32))
         with torch.inference_mode():
             found[i : i + len(xyz)] = renderer.density(xyz).numpy() * field_from_mm.scale
-    sfm = sparse.scale.metric_from_sfm.inverse().apply(ras)
+    found = found.reshape(true.shape)
+    # Every fourth voxel stands for its neighbours.
+    sfm = sparse.scale.metric_from_sfm.inverse().apply(ras.reshape(*true.shape, 3)[::4, ::4, ::4].reshape(-1, 3))
+    covered = np.ones(len(sfm), bool)
     for i in sparse.registered_ids:
         camera = sparse.cameras[i]
         uv = camera.project(sparse.cam_from_world[i].apply(sfm))
         covered &= ((uv >= 0) & (uv <= [camera.width_px, camera.height_px])).all(1)
-    found, covered = found.reshape(true.shape), covered.reshape(true.shape)
+    covered = covered.reshape([-(-n // 4) for n in true.shape])
+    for axis, n in enumerate(true.shape):
+        covered = np.take(covered.repeat(4, axis), np.arange(n), axis)
     body = covered & (true > 0.2 * WATER_PER_MM)
     figures = {
         "covered": float(covered.mean()),
@@ -147,6 +152,8 @@ def main() -> int:
     figures, true, found = compare(run, truth)
     history = read_json(run.stage_dir("radiance") / "history.json")
     seconds = {s: t for s, t in result.seconds.items() if s not in ("source", "total")}
+    # A run that was stopped and went on knows the whole time of its training only here.
+    seconds["radiance"] = max(seconds["radiance"], history[-1]["seconds"])
     figures |= {
         "machine": args.machine, "seed": args.seed, "views": args.views, "size_px": args.size, "photons": args.noise,
         "steps": history[-1]["step"], "heldout_psnr_db": history[-1]["heldout_psnr_db"],

@@ -54,7 +54,7 @@ class XrayRendererConfig(ComponentConfig):
     )
     grid_rate: float = Field(5.0, gt=0, description="the grid's learning rate, as a multiple of the trainer's")
     smoothness: float = Field(
-        0.05,
+        0.002,
         ge=0,
         le=1e3,
         description="weight of the total variation, which keeps edges and takes away streaks and noise",
@@ -100,7 +100,7 @@ class XrayRenderer(Renderer):
     """
 
     name = "xray"
-    iterations = 3000
+    iterations = 4000
     translucent = True
 
     def setup(self, scene: Scene, frame_ids: list[int], seed: int) -> None:
