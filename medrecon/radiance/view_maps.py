@@ -45,13 +45,17 @@ class ViewMaps:
         for kind, depth in (("median", self.median_sfm), ("spread", self.spread_sfm)):
             steps = np.minimum(np.rint(depth / step_sfm), 65535).astype(np.uint16)
             write_png(folder / kind / f"{name}.png", steps)
-        rgb = np.rint(127.5 * (1 + self.normals * np.array([1, -1, -1], np.float32))).astype(np.uint8)
-        rgb[(self.normals == 0).all(-1)] = 0
-        write_png(folder / "normals" / f"{name}.png", rgb)
+        write_png(folder / "normals" / f"{name}.png", self.normal_picture())
         path = folder / "maps" / f"{name}.npz"
         arrays = {"median_sfm": self.median_sfm, "spread_sfm": self.spread_sfm, "normals": self.normals}
         write_npz(path, arrays)
         return path
+
+    def normal_picture(self) -> np.ndarray:
+        """uint8 [H, W, 3], coded as ``save`` says."""
+        rgb = np.rint(127.5 * (1 + self.normals * np.array([1, -1, -1], np.float32))).astype(np.uint8)
+        rgb[(self.normals == 0).all(-1)] = 0
+        return rgb
 
     @staticmethod
     def load(path: Path) -> "ViewMaps":

@@ -21,6 +21,7 @@ MOST_THUMBS = 24
 MOST_HELDOUT = 6
 MOST_KEYPOINT_FRAMES = 3
 MATRIX_FRAMES = 400
+VAGUE_FULL_SCALE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,9 +315,25 @@ def _heldout_row(view: RenderedView, frame: Frame, scale: Scale) -> HeldOutRow |
     opacity = _loaded(view.load_opacity)
     if opacity is not None:
         panels.append((np.round(opacity * 255).astype(np.uint8), "Opacity, white = opaque"))
+    panels += _map_panels(view)
     name = f"view {frame.name}"
     embedded = tuple(pictures.embed(pictures.fit(p, 420), f"{name}: {c}", c) for p, c in panels)
     return HeldOutRow(frame.name, f"{psnr:.1f}" if np.isfinite(psnr) else "–", embedded)
+
+
+def _map_panels(view: RenderedView) -> list[tuple[np.ndarray, str]]:
+    """Normals, and the depth's uncertainty as a share of it; nothing where the run has no maps."""
+    try:
+        maps = view.load_maps()
+    except MedreconError:
+        return []
+    hit = maps.median_sfm > 0
+    share = np.where(hit, maps.spread_sfm / np.where(hit, maps.median_sfm, 1), 0)
+    grey = np.round(np.clip(share / VAGUE_FULL_SCALE, 0, 1) * 255).astype(np.uint8)
+    return [
+        (maps.normal_picture(), "Normals: red to the right, green up, blue to the camera"),
+        (grey, f"Depth uncertainty, white = {VAGUE_FULL_SCALE:.0%} of the depth and more"),
+    ]
 
 
 def _loaded(load: Callable[[], np.ndarray]) -> np.ndarray | None:

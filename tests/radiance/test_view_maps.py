@@ -110,6 +110,26 @@ def test_normal_picture_has_x_to_the_right_and_y_upwards(tmp_path):
     assert rgb[0].tolist() == [[255, 128, 128], [128, 255, 128]]
 
 
+def test_report_shows_normals_and_relative_uncertainty(tmp_path):
+    from medrecon.radiance.renders import RenderedView, Renders
+    from medrecon.report.sections import _map_panels
+
+    median = np.array([[10.0, 10, 10, 0]], np.float32)
+    spread = np.array([[0.0, 0.5, 7, 0]], np.float32)
+    normals = np.zeros((1, 4, 3), np.float32)
+    normals[0, :3, 2] = -1
+    path = ViewMaps(median, spread, normals).save(tmp_path, "000003", 1.0)
+    files = [tmp_path / n for n in ("a.png", "b.npz", "c.png")]
+    view = RenderedView(3, *files, maps_path=path)
+    Renders("mine", "none", (view, RenderedView(4, *files)), None, 1.0).save(tmp_path)
+    loaded = Renders.load(tmp_path)
+    assert loaded.png_step_sfm == 1.0 and loaded.views[0].maps_path == path and loaded.views[1].maps_path is None
+    (shown, _), (grey, words) = _map_panels(loaded.views[0])
+    assert shown[0].tolist() == [[128, 128, 255]] * 3 + [[0, 0, 0]]
+    assert grey[0].tolist() == [0, 128, 255, 0] and "10%" in words  # 5 % of the depth is half of full scale
+    assert _map_panels(loaded.views[1]) == []
+
+
 def test_a_renderer_without_median_has_no_maps():
     class Bare:
         def render_depth(self, rays):
