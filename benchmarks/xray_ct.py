@@ -8,7 +8,7 @@ has nothing in common with the renderer), poses known, no voxel of the CT seen b
 xray-ct.md and xray-ct.png (slices of the truth, ours, the difference) into DIR; the run lies in DIR/run. The time
 counted is that of all stages but the source, which stands in for the scanner. Fails where the demand is not met: a
 correlation with the CT of at least 0.95 on those of its voxels that every projection covers, and mean attenuation
-within 5 % in soft tissue and in bone. On two quiet cores it takes about 4 minutes, of which 1 makes the projections.
+within 5 % in soft tissue and in bone. On two quiet cores it takes about 3 minutes.
 """
 
 from __future__ import annotations
