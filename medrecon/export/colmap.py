@@ -63,9 +63,14 @@ def _cameras(sparse: "SparseModel") -> tuple[dict[int, int], list[str]]:
 
 
 def _keypoints(run: "RunFolder", sparse: "SparseModel") -> dict[int, np.ndarray]:
-    """float32 [N, 2] by frame id; empty where the features are gone."""
+    """float32 [N, 2] by frame id, refined where they were; empty where the features are gone."""
     features = run.features if run.has("features") else {}
-    return {i: features[i].xy if i in features else np.zeros((0, 2), np.float32) for i in sparse.registered_ids}
+    out = {i: features[i].xy if i in features else np.zeros((0, 2), np.float32) for i in sparse.registered_ids}
+    if sparse.track_xy is not None:
+        for i, xy in out.items():
+            here = (sparse.track_frame_ids == i) & (sparse.track_keypoint_idx < len(xy))
+            xy[sparse.track_keypoint_idx[here]] = sparse.track_xy[here]
+    return out
 
 
 def _observations(sparse: "SparseModel", keypoints: dict[int, np.ndarray]) -> list[list[tuple[int, int]]]:

@@ -162,7 +162,7 @@ STAGE_LIST: tuple[Stage, ...] = (
         "match and verify pairs",
         seeded=True,
     ),
-    Stage("sfm", ("matching",), ("sfm", "scale"), _sfm, "camera poses and sparse points", version=2, seeded=True),
+    Stage("sfm", ("matching",), ("sfm", "scale"), _sfm, "camera poses and sparse points", version=3, seeded=True),
     Stage(
         "radiance",
         ("sfm",),

@@ -71,4 +71,4 @@ class GlobalMapper:
         progress.advance(len(best.cam_from_world), registered=len(best.cam_from_world))
         attempts.append(f"global: {len(best.cam_from_world)} of {len(frames)} frames, {len(best.points)} points")
         progress.say(attempts[-1])
-        return finish(best, frames, features, graph, c.min_num_matches, 0, attempts)
+        return finish(best, frames, features, graph, c.min_num_matches, 0, attempts, config=c, progress=progress)

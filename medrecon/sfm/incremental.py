@@ -168,4 +168,15 @@ class IncrementalMapper:
                 "move the camera sideways between frames rather than only turning it; use more keypoints; or relax "
                 "sfm.init_min_tri_angle_deg, sfm.init_min_inliers and sfm.retries",
             )
-        return finish(best, frames, features, graph, c.min_num_matches, pose_min_inliers, attempts)
+        return finish(
+            best,
+            frames,
+            features,
+            graph,
+            c.min_num_matches,
+            pose_min_inliers,
+            attempts,
+            config=c,
+            progress=progress,
+            max_reprojection_px=c.max_reprojection_px,
+        )

@@ -101,7 +101,19 @@ class KnownPosesMapper:
         said = f"known poses: {len(poses)} of {len(frames)} frames, {len(model.points)} points"
         progress.say(said)
         attempts = [f"focal length: {focal_source}", said]
-        return finish(model, frames, features, graph, c.min_num_matches, 0, attempts)
+        return finish(
+            model,
+            frames,
+            features,
+            graph,
+            c.min_num_matches,
+            0,
+            attempts,
+            config=c,
+            progress=progress,
+            hold_poses=True,
+            max_reprojection_px=c.max_reprojection_px,
+        )
 
 
 def _without_points(frames: FrameSet, poses: Mapping[int, Rigid3], config: MapperConfig) -> SparseModel:

@@ -36,6 +36,11 @@ class MapperConfig(ComponentConfig):
     )
     min_num_matches: int = Field(15, ge=5, description="verified pairs with fewer inlier matches are not used")
     min_model_size: int = Field(3, ge=2, description="models with fewer frames are thrown away")
+    refine_tracks: bool = Field(
+        True,
+        description="at the end, keypoints are shifted to where the pictures of a point agree to a fraction of a pixel "
+        "and everything is adjusted once more; false keeps the detector's positions",
+    )
     threads: int = Field(1, ge=1, description="more than one is faster on large scenes but not bitwise repeatable")
 
     @model_validator(mode="before")

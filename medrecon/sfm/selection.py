@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from medrecon.errors import InputError, StageError
+from medrecon.progress import Progress
 from medrecon.sfm.colors import point_colors
 from medrecon.sfm.graph import unregistered_reasons, usable_pairs
+from medrecon.sfm.options import MapperConfig
+from medrecon.sfm.track_refinement import refine_tracks
 from medrecon.types import Features, FrameSet, MatchGraph, SparseModel
 
 
@@ -63,8 +66,25 @@ def finish(
     min_num_matches: int,
     min_pose_inliers: int,
     attempts: Sequence[str],
+    *,
+    config: MapperConfig,
+    progress: Progress,
+    hold_poses: bool = False,
+    max_reprojection_px: float = 4.0,
 ) -> SparseModel:
-    """Colours, reasons and the record of attempts."""
+    """Refined tracks (``config.refine_tracks``), colours, reasons and the record of attempts."""
+    if config.refine_tracks:
+        model, said = refine_tracks(
+            model,
+            frames,
+            features,
+            hold_poses=hold_poses,
+            max_reprojection_px=max_reprojection_px,
+            threads=config.threads,
+            progress=progress,
+        )
+        progress.say(said)
+        attempts = [*attempts, said]
     ids = [f.frame_id for f in frames.frames]
     return replace(
         model,

@@ -46,6 +46,7 @@ class SparseModel:
         errors_px: float64 [P] mean reprojection error of each point.
         track_frame_ids, track_keypoint_idx: int64/int32 [T] observations of all points back to back.
         track_offsets: int64 [P + 1]; point p is seen by observations offsets[p]:offsets[p+1].
+        track_xy: float64 [T, 2] pixels where each observation was seen, if refined; None: at its keypoint.
         unregistered: reason by frame_id for every frame without a pose.
         other_models: number of registered frames of each smaller model that was discarded.
         funnel: steps from frames to reprojection error.
@@ -66,6 +67,7 @@ class SparseModel:
     funnel: tuple[FunnelStep, ...] = ()
     attempts: tuple[str, ...] = ()
     scale: Scale = field(default_factory=Scale)
+    track_xy: np.ndarray | None = None
 
     @property
     def registered_ids(self) -> list[int]:
@@ -87,6 +89,8 @@ class SparseModel:
             raise InputError("sparse model: points must be finite [P, 3]")
         if self.colors.shape != (p, 3) or self.errors_px.shape != (p,) or self.track_offsets.shape != (p + 1,):
             raise InputError("sparse model: colours, errors and tracks must match the points")
+        if self.track_xy is not None and self.track_xy.shape != (len(self.track_frame_ids), 2):
+            raise InputError("sparse model: every observation needs its place")
         if set(self.cameras) < set(self.cam_from_world):
             raise InputError("sparse model: a registered frame has no camera")
         if set(self.unregistered) & set(self.cam_from_world):
@@ -109,6 +113,7 @@ class SparseModel:
                 "track_offsets": self.track_offsets,
                 "pose_ids": np.array(self.registered_ids, np.int64),
                 "poses": np.array([self.cam_from_world[i].matrix() for i in self.registered_ids]).reshape(-1, 4, 4),
+                **({} if self.track_xy is None else {"track_xy": self.track_xy}),
             },
         )
         write_json(
@@ -141,4 +146,5 @@ class SparseModel:
             tuple(FunnelStep(*s) for s in d["funnel"]),
             tuple(d["attempts"]),
             Scale.from_dict(d["scale"]),
+            z.get("track_xy"),
         ).validate()

@@ -2,6 +2,7 @@
 """Every export is read back by somebody else's reader: VTK, nibabel, pycolmap."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,7 @@ from medrecon.export.mesh_files import (
 )
 from medrecon.export.nifti import NiftiExporter, NiftiExporterConfig
 from medrecon.export.transforms import TransformsExporter, TransformsExporterConfig
+from medrecon.runfolder import RunFolder
 from medrecon.types import Mesh
 
 
@@ -148,6 +150,21 @@ def test_colmap_text_is_read_by_pycolmap(run, tmp_path):
             image = r.image(e.image_id)
             xy = image.project_point(point.xyz)
             assert np.allclose(xy, image.point2D(e.point2D_idx).xy, atol=1e-2)
+
+
+def test_colmap_keypoints_are_the_refined_ones(run, tmp_path):
+    import pycolmap
+
+    sparse = run.sparse
+    rng = np.random.default_rng(1)
+    places = np.concatenate(
+        [run.features[i].xy[k : k + 1] for i, k in zip(sparse.track_frame_ids.tolist(), sparse.track_keypoint_idx)]
+    ) + rng.uniform(-1, 1, (len(sparse.track_frame_ids), 2))
+    replace(sparse, track_xy=places).save(run.root / "stages" / "sfm")
+    files = ColmapExporter(ColmapExporterConfig()).export(RunFolder(run.root), tmp_path / "out")
+    r = pycolmap.Reconstruction(str(files[0].parent))
+    for i, k, place in zip(sparse.track_frame_ids.tolist(), sparse.track_keypoint_idx.tolist(), places):
+        assert np.allclose(r.image(i + 1).points2D[k].xy, place, atol=1e-3)
 
 
 def test_colmap_without_features(tmp_path):

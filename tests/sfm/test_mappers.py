@@ -193,7 +193,8 @@ def test_pure_advance_climbs_the_ladder(scenes, tmp_path):
     assert pose_errors(model.cam_from_world, scene.cam_from_world).ate < 2.0
     assert model.attempts[1].endswith("no first pair found")
     assert "angle >= 1 deg, forward <= 1" in model.attempts[2] and "8 of 8 frames" in model.attempts[2]
-    assert list(model.attempts[1:]) == [s for s in quiet.said if s.startswith("attempt")]
+    assert list(model.attempts[1:-1]) == [s for s in quiet.said if s.startswith("attempt")]
+    assert model.attempts[-1] == "tracks not refined: no two pictures of a point agree"  # they are grey all over
 
 
 def test_every_missing_frame_has_its_reason(scenes, tmp_path):
@@ -253,7 +254,7 @@ def test_progress_counts_registered_frames(scenes, tmp_path):
             self.last = figures["registered"]
 
     progress = Counting()
-    run(scene, tmp_path, progress=progress)
+    run(scene, tmp_path, progress=progress, refine_tracks=False)
     assert (progress.total, progress.done, progress.last) == (8, 8, 8)
 
 
