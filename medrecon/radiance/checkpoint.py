@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from medrecon.types.storage import read_json, write_json
 
 SCHEMA = 1
 NAME = "checkpoint.json"
+MOST_SHARE = 0.02  # of the time goes into checkpoints, where their interval is not given,
+LEAST_SECONDS, MOST_SECONDS = 5.0, 60.0  # which then lies between these
 
 
 @dataclass(slots=True)
@@ -51,25 +55,96 @@ def _tensors(renderer: Renderer, optimiser: torch.optim.Optimizer) -> dict[str, 
     return {**{f"field.{k}": v for k, v in renderer.state_dict().items()}, **_optimiser_state(optimiser)}
 
 
-def save(folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, trace: Trace, seed: int) -> None:
-    """The tensors get a name of their own; checkpoint.json, renamed into place last, says which one holds."""
-    tensors = folder / f"checkpoint-{trace.step:08d}.safetensors"
-    write_tensors(tensors, _tensors(renderer, optimiser))
-    data = {
-        "schema": SCHEMA,
-        **renderer.describe(),
-        "seed": seed,
-        "step": trace.step,
-        "seconds": trace.seconds,
-        "window": trace.window,
-        "history": trace.history,
-        "tensors": tensors.name,
-        "sha256": sha256(tensors),
-    }
+class Checkpoints:
+    """Saves a training now and then. The training waits for a copy in memory; a thread of its own writes that.
+
+    Leaving the block waits for what is still being written.
+
+    Args:
+        folder: where they go; a new one replaces the old one when it is whole.
+        seconds: between two of them; None: ``LEAST_SECONDS``, or longer where that would cost more than ``MOST_SHARE``
+            of the time, up to ``MOST_SECONDS``.
+
+    Raises:
+        OSError: from any method: the last one could not be written.
+    """
+
+    def __init__(
+        self, folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, seed: int, seconds: float | None
+    ):
+        self._folder, self._renderer, self._optimiser, self._seed = folder, renderer, optimiser, seed
+        self._given = seconds
+        self._copies: dict[str, Tensor] = {}
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[float] | None = None
+        self._last = time.monotonic()
+        self.cost_s = 0.0  # of the last one: what the training waited and what the thread computed
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds from the last one to the next."""
+        if self._given is not None:
+            return self._given
+        return min(max(self.cost_s / MOST_SHARE, LEAST_SECONDS), MOST_SECONDS)
+
+    def save_if_due(self, trace: Trace) -> None:
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        if time.monotonic() - self._last >= self.interval_s:
+            self.save(trace)
+
+    def save(self, trace: Trace) -> None:
+        begun = time.monotonic()
+        self.wait()
+        copies = {}
+        for name, tensor in _tensors(self._renderer, self._optimiser).items():
+            kept = self._copies.get(name)  # fresh memory costs more than the copying
+            if kept is None or kept.shape != tensor.shape:
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype)
+            copies[name] = kept.copy_(tensor.detach())
+        self._copies = copies
+        data = {
+            "schema": SCHEMA,
+            **self._renderer.describe(),
+            "seed": self._seed,
+            "step": trace.step,
+            "seconds": trace.seconds,
+            "window": list(trace.window),
+            "history": list(trace.history),
+        }
+        self.cost_s = time.monotonic() - begun
+        self._writing = self._thread.submit(_write, self._folder, self._copies, data)
+        self._last = time.monotonic()
+
+    def wait(self) -> None:
+        """Until the last one is on the disk."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.cost_s += writing.result()
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], data: dict) -> float:
+    """The tensors get a name of their own; checkpoint.json, renamed into place last, says which one holds.
+
+    Returns:
+        seconds that were spent computing, not waiting for the disk.
+    """
+    begun = time.thread_time()
+    path = folder / f"checkpoint-{data['step']:08d}.safetensors"
+    data = {**data, "tensors": path.name, "sha256": write_tensors(path, tensors)}
     write_json(folder / NAME, data)
     for old in folder.glob("checkpoint-*.safetensors"):
-        if old != tensors:
+        if old != path:
             old.unlink(missing_ok=True)
+    return time.thread_time() - begun
 
 
 def load(folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, seed: int) -> Trace | None:

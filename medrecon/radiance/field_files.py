@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medrecon.errors import InputError
@@ -21,11 +22,36 @@ if TYPE_CHECKING:
     from medrecon.runfolder import RunFolder
 
 SCHEMA = 1
+_TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Atomically."""
-    write_bytes_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Writes a safetensors file, atomically; returns its sha256.
+
+    By hand and not by the library, which would hold all of them twice more in memory: a checkpoint is large and written
+    while the training goes on. The format: length of a JSON header, the header, the tensors' bytes one after the other.
+    """
+    # As the library does: large numbers first, so that all are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header, end = {}, 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    parts = [len(text).to_bytes(8, "little"), text, *(_bytes(tensor) for _, tensor in ordered)]
+    write_bytes_atomic(path, *parts)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
 
 
 def read_tensors(path: Path, like: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -66,14 +92,14 @@ def sha256(path: Path) -> str:
 
 def save_field(folder: Path, renderer: "Renderer", scene: "Scene", steps: int, seed: int) -> None:
     """Writes field.safetensors, then field.json which vouches for it."""
-    write_tensors(folder / "field.safetensors", renderer.state_dict())
+    digest = write_tensors(folder / "field.safetensors", renderer.state_dict())
     data = {
         "schema": SCHEMA,
         **renderer.describe(),
         "frame_ids": list(scene.train_ids),
         "steps": steps,
         "seed": seed,
-        "sha256": sha256(folder / "field.safetensors"),
+        "sha256": digest,
     }
     write_json(folder / "field.json", data)
 

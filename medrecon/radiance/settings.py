@@ -51,7 +51,12 @@ class TrainingConfig(ComponentConfig):
         le=10,
         description="end early when four glances at the held-out pictures together gain less than this; none: never",
     )
-    checkpoint_seconds: float = Field(30.0, gt=0, description="a killed run loses at most this much")
+    checkpoint_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="a killed run loses at most this much; none: 5, or more where checkpoints would take over 2 % of "
+        "the time, but at most 60",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingConfig":

@@ -68,8 +68,9 @@ def train(
     schedule = Schedule.of(training, renderer.iterations)
     progress.begin(schedule.steps or round(60 * training.minutes), "steps" if schedule.steps else "s")
     progress.advance(trace.step if schedule.steps else int(trace.seconds))
-    saved, before = time.monotonic(), trace.seconds
-    with DeferredInterrupt() as interrupt:
+    before = trace.seconds
+    checkpoints = checkpoint.Checkpoints(out_dir, renderer, optimiser, seed, training.checkpoint_seconds)
+    with DeferredInterrupt() as interrupt, checkpoints:
         try:
             while not schedule.over(trace):
                 _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device)
@@ -78,11 +79,10 @@ def train(
                 _record(renderer, schedule, trace, glance, progress)
                 progress.advance(1 if schedule.steps else int(trace.seconds) - second, **_figures(trace))
                 interrupt.check()
-                if time.monotonic() - saved >= training.checkpoint_seconds:
-                    checkpoint.save(out_dir, renderer, optimiser, trace, seed)
-                    saved = time.monotonic()
+                checkpoints.save_if_due(trace)
         except KeyboardInterrupt:
-            checkpoint.save(out_dir, renderer, optimiser, trace, seed)
+            checkpoints.save(trace)
+            checkpoints.wait()
             progress.say(f"stopped after step {trace.step}; the same command goes on from there")
             raise
     write_json(out_dir / "history.json", trace.history)

@@ -13,13 +13,14 @@ import numpy as np
 from medrecon.errors import InputError
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write all of ``data`` or nothing; an existing file stays whole until the rename."""
+def write_bytes_atomic(path: Path, *parts: bytes | memoryview) -> None:
+    """Write all of ``parts``, one after the other, or nothing; an existing file stays whole until the rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "wb") as f:
-            f.write(data)
+            for part in parts:
+                f.write(part)
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
