@@ -48,7 +48,8 @@ class FrontEndsBenchmarkConfig(ComponentConfig):
 class FrontEndsBenchmark:
     """Writes runs/METHOD-sSEED/ (ordinary run folders), results.json and results.md; resumes where it was stopped.
 
-    Every method gets the same keyframes, masks, pairs, verification and mapper, and the same number of keypoints.
+    Every method gets the same keyframes, masks, pairs, verification and mapper, and the same number of keypoints, which
+    stay where it found them.
     """
 
     def __init__(self, config: FrontEndsBenchmarkConfig):
@@ -100,6 +101,9 @@ class FrontEndsBenchmark:
             # Loop closing picks pairs by the method's own descriptors: they would no longer be the same for all.
             "pairing": {"name": c.pairs, **({"loop_every": 0} if c.pairs == "sequential" else {})},
         }
+        # Aligned along their tracks in the end, keypoints of all front ends would come out much the same.
+        if not any(o.startswith(("sfm.name", "sfm.refine_tracks")) for o in c.overrides):
+            fixed["sfm"] = {"refine_tracks": False}
         if frames and data["source"]["name"] == "views":
             fixed["source"] = {"n_views": frames}
         elif frames:

@@ -12,6 +12,7 @@ from medrecon.bench.front_end_tables import markdown
 from medrecon.errors import InputError
 from medrecon.images import cv2, write_png
 from medrecon.progress import Quiet
+from medrecon.runfolder import RunFolder
 
 SIFT, ORB, GONE = "sift+nearest-neighbour", "orb+nearest-neighbour", "not-there+nearest-neighbour"
 SMALL = (
@@ -37,13 +38,12 @@ def test_table_and_file(done):
     assert results["frames"] == 8 and results["size_px"] == [256, 256] and results["schema"] == 1
     assert [r["method"] for r in results["rows"]] == [SIFT, ORB]
     assert [s["name"] for s in results["skipped"]] == [GONE]
+    assert RunFolder(out / "runs" / f"{SIFT}-s0").sparse.track_xy is None  # keypoints as the detector found them
     text = (out / "results.md").read_text()
     assert "verified/pair" in text and GONE in text and "Best of each figure" in text
 
 
 def test_figures_agree_with_the_run_folders(done):
-    from medrecon.runfolder import RunFolder
-
     out, results = done
     sift = results["rows"][0]
     run = RunFolder(out / "runs" / f"{SIFT}-s0")
