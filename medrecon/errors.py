@@ -39,6 +39,10 @@ class StageError(MedreconError):
     exit_code = 4
 
 
+class TeamError(StageError):
+    """Another process of the same run failed or is gone."""
+
+
 class PluginError(MedreconError):
     """A plugin is broken, missing or breaks its contract."""
 

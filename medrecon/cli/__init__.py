@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     except MedreconError as e:
         if debug:
             raise
+        _let_the_first_speak()
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
@@ -48,14 +51,28 @@ def main(arguments: list[str] | None = None) -> int:
             return 2
         if debug or isinstance(e, typer.Exit):
             raise
+        _let_the_first_speak()
         print(f"error: {type(e).__name__}: {e}\n  try: the same command with --debug, and report it", file=sys.stderr)
         return 1
 
 
+def _let_the_first_speak() -> None:
+    """In processes beside the first that torchrun started: an error of one is an error of the first, which says it;
+    torchrun then ends the others, here.
+    """
+    from medrecon.pipeline import processes
+
+    if processes.rank():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(30)
+
+
 def _interrupted() -> int:
     from medrecon.errors import interrupted
+    from medrecon.pipeline import processes
 
-    print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+    if not processes.rank():
+        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
     return interrupted()
 
 

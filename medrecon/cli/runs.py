@@ -21,9 +21,15 @@ EVENTS = typer.Option(None, "--events", help="Append progress as JSON lines to t
 
 
 def _execute(config, out: Path, from_stage, until, force, dry_run: bool, quiet: bool, events: str | None) -> None:
+    from medrecon.pipeline import processes
     from medrecon.pipeline.display import Display, duration
     from medrecon.pipeline.run import plan, run
 
+    if processes.rank():  # of torchrun's: process 0 says everything
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not dry_run:
+            run(config, out)
+        return
     if dry_run:
         for p in plan(config, out, from_stage, until, force):
             print(f"{'reuse' if p.cached else 'run  '}  {p.stage.name:10} {p.key[:12]}  {p.stage.summary}")
@@ -132,7 +138,8 @@ def add(app: typer.Typer) -> None:
         """Reconstruct a real chest CT from pictures of it, and compare with the truth in millimetres."""
         import medrecon
         from medrecon.cli.demo import INTRODUCTION, demo_config
+        from medrecon.pipeline import processes
 
-        if not quiet and not dry_run:
+        if not quiet and not dry_run and not processes.rank():
             print(INTRODUCTION, file=sys.stderr)
         _execute(medrecon.load_config(demo_config(), override), out, from_stage, until, force, dry_run, quiet, events)

@@ -66,7 +66,7 @@ def section_facts(section: Section) -> dict[str, Any]:
     return facts
 
 
-def stage_keys(config: RunConfig, device: str, threads: int) -> dict[str, str]:
+def stage_keys(config: RunConfig, device: str, threads: int, processes: int = 1) -> dict[str, str]:
     """Cache key of every stage: sha256 over its settings, its component's version, and the keys of what it needs."""
     keys: dict[str, str] = {}
     for stage in STAGES.values():
@@ -80,6 +80,8 @@ def stage_keys(config: RunConfig, device: str, threads: int) -> dict[str, str]:
             facts["seed"] = config.options.seed
         if stage.on_device:
             facts["device"], facts["threads"] = device, threads
+        if stage.shared and processes > 1:
+            facts["processes"] = processes
         keys[stage.name] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return keys
 

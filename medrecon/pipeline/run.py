@@ -9,18 +9,20 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medrecon import assets
 from medrecon.config.run_config import RunConfig, load_config
-from medrecon.errors import ConfigError, InputError, MedreconError, StageError
+from medrecon.errors import ConfigError, InputError, MedreconError, StageError, TeamError
 from medrecon.pipeline import weights
 from medrecon.pipeline.cache import StageStore, stage_keys
 from medrecon.pipeline.display import Display, duration
+from medrecon.pipeline.processes import Crew, processes, take_gpu
 from medrecon.pipeline.stages import STAGE_LIST, STAGES, Stage, Work
 from medrecon.plugins.manager import plugins
+from medrecon.progress import Quiet
 from medrecon.runfolder import RunFolder
 from medrecon.types import RunResult
 from medrecon.types.storage import write_bytes_atomic, write_json
@@ -55,7 +57,7 @@ def plan(
     for name, option in ((from_stage, "--from"), (until, "--until"), *((f, "--force") for f in force)):
         _check_stage_name(name, option)
     device, threads = _device(config), _threads(config)
-    keys = stage_keys(config, device, threads)
+    keys = stage_keys(config, device, threads, processes())
     store = StageStore(Path(out))
     names = [s.name for s in STAGE_LIST]
     last = names.index(until) if until else len(names) - 1
@@ -76,6 +78,7 @@ def _device(config: RunConfig) -> str:
     import torch
 
     if torch.cuda.is_available():
+        take_gpu()
         return "cuda"
     if config.options.device == "cuda":
         raise InputError(
@@ -125,18 +128,31 @@ def _friendly(e: OSError, out: Path) -> MedreconError:
     return InputError(f"{e.strerror or e} ({out})", "see the message; nothing half-written was left")
 
 
+def _work(stage: Stage, config: RunConfig, out: Path, folder: Path, done: set[str], display, crew: Crew) -> None:
+    """What a stage has to do, in every process that shares it."""
+    device, threads = _device(config), _threads(config)
+    run = RunFolder(out, {stage.name: folder}, done)
+    build = lambda section: plugins().build(section.component, section.options)
+    work = Work(config, run, folder, device, display, build)
+    if not stage.shared:
+        stage.call(work)
+        return
+    with crew.team(device, threads) as team:
+        stage.call(replace(work, team=team))
+
+
 def _run_stage(
-    planned: PlannedStage, config: RunConfig, out: Path, device: str, display: Display, scratch: bool, done: set[str]
+    planned: PlannedStage, config: RunConfig, out: Path, display: Display, scratch: bool, done: set[str], crew: Crew
 ) -> float:
     stage, store = planned.stage, StageStore(out)
     folder = store.begin(stage, planned.key, scratch)
-    run = RunFolder(out, {stage.name: folder}, done)
-    build = lambda section: plugins().build(section.component, section.options)
     start = time.monotonic()
     try:
         with assets.recording() as asked:
-            stage.call(Work(config, run, folder, device, display, build))
-    except (KeyboardInterrupt, OSError):
+            if stage.shared:
+                crew.call(stage=stage.name, folder=folder.name, done=sorted(done))
+            _work(stage, config, out, folder, done, display, crew)
+    except (KeyboardInterrupt, OSError, TeamError):
         raise  # what was written so far is where the same command resumes
     except MedreconError:
         store.discard(stage.name, planned.key)
@@ -162,8 +178,10 @@ def run(
     until: str | None = None,
     force: Iterable[str] = (),
     display: Display | None = None,
-) -> RunResult:
+) -> RunResult | None:
     """Reconstruct and measure.
+
+    In the processes beside the first that torchrun started it helps with the shared stages and returns None.
 
     Args:
         config: what ``load_config`` gave, or the path of a YAML file.
@@ -178,16 +196,30 @@ def run(
     """
     if not isinstance(config, RunConfig):
         config = load_config(config)
-    out, display = Path(out), display or Display()
+    out, display, crew = Path(out), display or Display(), Crew.present()
+    if crew.rank:
+        _help(config, out, crew)
+        return None
     try:
         out.mkdir(parents=True, exist_ok=True)
         with _locked(out), assets.accepting(config.options.accept_licenses):
-            return _run_locked(config, out, from_stage, until, tuple(force), display)
+            return _run_locked(config, out, from_stage, until, tuple(force), display, crew)
     except OSError as e:
         raise _friendly(e, out) from e
+    finally:
+        crew.dismiss()
 
 
-def _run_locked(config, out: Path, from_stage, until, force, display: Display) -> RunResult:
+def _help(config: RunConfig, out: Path, crew: Crew) -> None:
+    """Does its share of what process 0 calls for."""
+    for call in crew.calls():
+        _use_threads(_threads(config))
+        folder = out / "stages" / call["folder"]
+        with assets.accepting(config.options.accept_licenses):
+            _work(STAGES[call["stage"]], config, out, folder, set(call["done"]), Quiet(), crew)
+
+
+def _run_locked(config, out: Path, from_stage, until, force, display: Display, crew: Crew) -> RunResult:
     device, threads = _device(config), _threads(config)
     _use_threads(threads)
     registry = plugins()
@@ -217,7 +249,7 @@ def _run_locked(config, out: Path, from_stage, until, force, display: Display) -
             notify("medrecon_stage_started", run_dir=out, stage=p.stage.name)
             with display.during(p.stage.name, title):
                 done = {r["name"] for r in records}
-                seconds = _run_stage(p, config, out, device, display, p.stage.name in scratch_from, done)
+                seconds = _run_stage(p, config, out, display, p.stage.name in scratch_from, done, crew)
             display.headline(f"  {p.stage.name} done in {duration(seconds)}")
         display.event("stage_finished", finished=p.stage.name, seconds=round(seconds, 3), cached=p.cached)
         notify("medrecon_stage_finished", run_dir=out, stage=p.stage.name, seconds=seconds, cached=p.cached)

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medrecon.config.run_config import RunConfig
 from medrecon.errors import InputError
 from medrecon.progress import Progress
 from medrecon.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from medrecon.radiance.team import Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Work:
         device: "cpu" or "cuda".
         progress: where to say how far it is.
         build: makes the component a section picked.
+        team: processes that do the work of a shared stage together; None in other stages.
     """
 
     config: RunConfig
@@ -33,6 +37,7 @@ class Work:
     device: str
     progress: Progress
     build: Callable[[Any], Any]
+    team: "Team | None" = None
 
     @property
     def seed(self) -> int:
@@ -53,6 +58,7 @@ class Stage:
         call: does the work.
         version: raise it when the same input gives another output.
         seeded, on_device: whether the seed and the device and thread count change its result.
+        shared: all processes of a run do it together; their number changes its result.
         summary: one line for --dry-run.
     """
 
@@ -64,6 +70,7 @@ class Stage:
     version: int = 1
     seeded: bool = False
     on_device: bool = False
+    shared: bool = False
 
 
 def _source(w: Work) -> None:
@@ -119,7 +126,7 @@ def _radiance(w: Work) -> None:
     from medrecon.radiance.train import train
 
     training = w.config.sections["training"].options
-    train(w.run.frames, w.run.sparse, w.component("radiance"), training, w.out, w.seed, w.device, w.progress)
+    train(w.run.frames, w.run.sparse, w.component("radiance"), training, w.out, w.seed, w.device, w.progress, w.team)
 
 
 def _render(w: Work) -> None:
@@ -172,6 +179,7 @@ STAGE_LIST: tuple[Stage, ...] = (
         version=2,
         seeded=True,
         on_device=True,
+        shared=True,
     ),
     Stage("render", ("radiance",), ("render",), _render, "held-out views and path video", version=2, on_device=True),
     Stage("surface", ("radiance",), ("surface",), _surface, "surface of the anatomy", version=2, on_device=True),

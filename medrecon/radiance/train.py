@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from medrecon.errors import InputError, StageError
-from medrecon.progress import Progress
+from medrecon.progress import Progress, Quiet
 from medrecon.radiance import checkpoint
 from medrecon.radiance.field_files import save_field
 from medrecon.radiance.interrupt import DeferredInterrupt
@@ -21,6 +21,7 @@ from medrecon.radiance.scene import Scene
 from medrecon.radiance.schedule import Schedule
 from medrecon.radiance.settings import TrainingConfig
 from medrecon.radiance.sparse_depth import PER_RAY, SparseDepth
+from medrecon.radiance.team import Buffers, Team
 from medrecon.types import FrameSet, SparseModel
 from medrecon.types.storage import write_json
 
@@ -38,6 +39,7 @@ def train(
     seed: int,
     device: str,
     progress: Progress,
+    team: Team | None = None,
 ) -> None:
     """Trains a renderer on the registered frames.
 
@@ -45,15 +47,24 @@ def train(
     ``out_dir`` is taken up again; the result is then bit for bit that of an undisturbed run, unless the clock ends it
     (``training.minutes``).
 
+    Args:
+        team: processes that all call this, in the block of their team, with the same arguments. Each draws rays of its
+            own; the gradients are averaged, so that a step sees ``team.size`` times as many rays. The fields of all
+            processes are bitwise the same at any time.
+
     Raises:
         StageError: nothing to train on, or the training diverged.
+        TeamError: another process failed.
         KeyboardInterrupt: after a checkpoint was saved.
     """
+    team = team or Team()
+    progress = progress if team.leads else Quiet()
     started = time.monotonic()
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     scene = Scene.from_sparse(frames, sparse, training)
-    scene.save(out_dir / "scene.json")
+    if team.leads:
+        scene.save(out_dir / "scene.json")
     progress.say(_describe(scene))
 
     renderer.setup(scene, scene.train_ids, seed)
@@ -61,43 +72,48 @@ def train(
     pools = [p.to(device) for p in _pyramid(scene, frames, training)]
     told = training.depth_weight > 0 and renderer.meets_surfaces
     points = SparseDepth(scene, sparse, device) if told else None
-    glance = _Glance(scene, frames, seed, device) if scene.heldout_ids and training.evaluate_every else None
+    glance = _Glance(scene, frames, seed, device, team) if scene.heldout_ids and training.evaluate_every else None
     optimiser = renderer.optimiser(training.learning_rate)
-    trace = _resume(out_dir, renderer, optimiser, seed, progress)
+    trace = _resume(out_dir, renderer, optimiser, seed, progress, team)
+    buffers = Buffers(renderer)
 
     schedule = Schedule.of(training, renderer.iterations)
     progress.begin(schedule.steps or round(60 * training.minutes), "steps" if schedule.steps else "s")
     progress.advance(trace.step if schedule.steps else int(trace.seconds))
     before = trace.seconds
     checkpoints = checkpoint.Checkpoints(out_dir, renderer, optimiser, seed, training.checkpoint_seconds)
-    with DeferredInterrupt() as interrupt, checkpoints:
+    with DeferredInterrupt(team) as interrupt, checkpoints:
         try:
             while not schedule.over(trace):
-                _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device)
+                _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device, team, buffers)
                 second = int(trace.seconds)
-                trace.seconds = before + time.monotonic() - started
+                (trace.seconds,) = team.of_leader(before + time.monotonic() - started)
                 _record(renderer, schedule, trace, glance, progress)
                 progress.advance(1 if schedule.steps else int(trace.seconds) - second, **_figures(trace))
                 interrupt.check()
-                checkpoints.save_if_due(trace)
+                if team.leads:
+                    checkpoints.save_if_due(trace)
         except KeyboardInterrupt:
-            checkpoints.save(trace)
-            checkpoints.wait()
+            if team.leads:
+                checkpoints.save(trace)
+                checkpoints.wait()
             progress.say(f"stopped after step {trace.step}; the same command goes on from there")
             raise
-    write_json(out_dir / "history.json", trace.history)
-    save_field(out_dir, renderer, scene, trace.step, seed)
-    checkpoint.remove(out_dir)
+    if team.leads:
+        write_json(out_dir / "history.json", trace.history)
+        save_field(out_dir, renderer, scene, trace.step, seed)
+        checkpoint.remove(out_dir)
 
 
-def step_seed(seed: int, step: int) -> int:
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """Seed of all randomness of one step: depends on nothing else, so a resumed run draws the same."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    facts = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(facts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device) -> None:
+def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device, team, buffers) -> None:
     training = schedule.training
-    generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step))
+    generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step, team.rank))
     pool = pools[schedule.pyramid_level(trace)]
     share = training.background_share if scene.background == "black" else 0.0
     rays, rgb = pool.rays(pool.draw(renderer.batch_size(training.rays_per_batch), share, generator), scene)
@@ -106,16 +122,19 @@ def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, devi
     loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
     if points:
         loss = loss + training.depth_weight * points.loss(renderer, max(1, len(rays) // PER_RAY), generator)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
     value = float(loss.detach())
+    mse = 10 ** (-figures["psnr_db"] / 10) if math.isfinite(figures.get("psnr_db", math.nan)) else value
+    value, mse = (x / team.size for x in team.sum(value, mse))
     if not math.isfinite(value):
         raise StageError(
             f"the loss became {value} at step {trace.step}: the training diverged",
             "lower training.learning_rate (try a third of it), and look at the funnel: wrong poses do this too",
         )
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    team.average([p for group in optimiser.param_groups for p in group["params"]])
+    team.follow(buffers)
     optimiser.step()
-    mse = 10 ** (-figures["psnr_db"] / 10) if math.isfinite(figures.get("psnr_db", math.nan)) else value
     trace.window = [trace.window[0] + value, trace.window[1] + mse, trace.window[2] + 1]
     trace.step += 1
 
@@ -160,7 +179,10 @@ def _figures(trace: checkpoint.Trace) -> dict[str, float]:
 class _Glance:
     """A few fixed random pixels of the held-out pictures, background included, to see where the training stands."""
 
-    def __init__(self, scene: Scene, frames: FrameSet, seed: int, device: str):
+    def __init__(self, scene: Scene, frames: FrameSet, seed: int, device: str, team: Team):
+        self.team = team
+        if not team.leads:
+            return
         pool = PixelPool.build(scene, frames, scene.heldout_ids)
         usable = torch.cat([*pool.foreground, *pool.background])
         generator = torch.Generator().manual_seed(step_seed(seed, 2**31))
@@ -168,15 +190,33 @@ class _Glance:
         rays, rgb = pool.rays(chosen.sort().values, scene)
         self.rays, self.rgb = rays.to(device), rgb.to(device)
 
-    @torch.no_grad()
     def psnr_db(self, renderer: Renderer) -> float:
+        """The leader looks, all of a team are told."""
+        return self.team.of_leader(self._look(renderer) if self.team.leads else 0.0)[0]
+
+    @torch.no_grad()
+    def _look(self, renderer: Renderer) -> float:
         renderer.eval()
         parts = [renderer.render_basic(self.rays[i : i + 2048], "mean").rgb for i in range(0, len(self.rays), 2048)]
         renderer.train()
         return _psnr(float(((torch.cat(parts) - self.rgb) ** 2).mean()))
 
 
-def _resume(out_dir, renderer, optimiser, seed, progress) -> checkpoint.Trace:
+def _resume(out_dir, renderer, optimiser, seed, progress, team) -> checkpoint.Trace:
+    """The leader looks first: what it cannot use is gone before the others look."""
+    trace = _take_up(out_dir, renderer, optimiser, seed, progress) if team.leads else None
+    (step,) = team.of_leader(trace.step if team.leads else 0)
+    trace = trace or _take_up(out_dir, renderer, optimiser, seed, progress)
+    if trace.step != step:
+        raise StageError(
+            f"it finds the training at step {trace.step} in {out_dir}, process 0 at step {step:.0f}",
+            "start all processes where they see the same folder",
+        )
+    team.sum()  # before a new checkpoint takes the place of the old one
+    return trace
+
+
+def _take_up(out_dir, renderer, optimiser, seed, progress) -> checkpoint.Trace:
     try:
         trace = checkpoint.load(out_dir, renderer, optimiser, seed)
     except InputError as e:
