@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def _group() -> typer.Typer:
         options |= {"threads": threads, "overrides": tuple(override)}
         _run("front-ends", options, out, quick, seeds or 1, silent)
 
+    for name, says in STUDIES.items():
+        group.command(name, help=says)(_study(name))
+
     @group.command("speed")
     def speed(
         out: Path = OUT,
@@ -158,6 +162,46 @@ def _run(name: str, options: dict[str, Any], out: Path, quick: bool, seeds: int 
     for table in sorted(out.glob("*.md")):
         print(table.read_text(encoding="utf-8"))
     print(f"results   {out / 'results.json'}")
+
+
+STUDIES = {
+    "table1": "The paper's table 1: what structure from motion makes of every front end's matches, on three sequences.",
+    "table2": "The paper's table 2: held-out views of one radiance field on every front end's poses.",
+}
+
+
+def _study(name: str) -> Callable[..., None]:
+    def command(
+        out: Path = OUT,
+        quick: bool = QUICK,
+        seeds: int | None = typer.Option(None, "--seeds", min=1, max=100, help="Runs of each method (default 1)."),
+        methods: str = METHODS,
+        budget: int = BUDGET,
+        sequences: Path | None = typer.Option(
+            None, "--sequences", help="Folder of sequences (YAML); default: benchmarks/sequences of the source."
+        ),
+        only: str = typer.Option(
+            "", "--only", help="Comma-separated sequences and twins, such as brain,ct-bone@noisy."
+        ),
+        jobs: int = typer.Option(1, "--jobs", min=1, max=256, help="Runs at a time; give them --threads each."),
+        threads: int = THREADS,
+        silent: bool = SILENT,
+    ):
+        from medrecon.bench.methods import split_names
+        from medrecon.bench.suite.command import run_study
+        from medrecon.pipeline.display import Display
+
+        display = Display(quiet=silent)
+        out.mkdir(parents=True, exist_ok=True)
+        with display.during(name, f"benchmark {name}"):
+            files = run_study(
+                name, out, display, quick=quick, seeds=seeds or 1, jobs=jobs, threads=threads, budget=budget,
+                methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n),
+            )  # fmt: skip
+        print(next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"))
+        print(f"results   {', '.join(map(str, files))}")
+
+    return command
 
 
 def _nothing(text: str) -> None:

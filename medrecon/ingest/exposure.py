@@ -13,10 +13,12 @@ STRONG = 2.0  # how much farther a strongly changed picture strays
 
 class ExposureOptions(Protocol):
     """Attributes:
+    gain: of every picture.
     exposure_jitter, gamma_jitter, white_balance_jitter: standard deviations of logarithms.
     strong_share: of the pictures, from 0 to 1.
     """
 
+    gain: float
     exposure_jitter: float
     gamma_jitter: float
     white_balance_jitter: float
@@ -42,7 +44,7 @@ class Exposure:
         gain, gamma = draw(options.exposure_jitter), draw(options.gamma_jitter)
         red, blue = draw(options.white_balance_jitter), draw(options.white_balance_jitter)
         strength = STRONG if options.strong_share and random.random() < options.strong_share else 1.0
-        channels = np.exp(strength * (gain + np.array([red, 0.0, blue])))
+        channels = options.gain * np.exp(strength * (gain + np.array([red, 0.0, blue])))
         return Exposure(tuple(channels.tolist()), float(np.exp(strength * gamma)))
 
     def apply(self, rgb: np.ndarray) -> np.ndarray:

@@ -101,6 +101,7 @@ class ViewsSourceConfig(ComponentConfig):
         le=10000,
         description="light falls off with the square of the depth beyond this one, as an endoscope's",
     )
+    gain: float = Field(1.0, gt=0, le=10, description="how bright all pictures are: 0.25 is a quarter of the light")
     exposure_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of the log of each picture's gain")
     gamma_jitter: float = Field(0.0, ge=0, le=1, description="and of the log of its gamma")
     white_balance_jitter: float = Field(

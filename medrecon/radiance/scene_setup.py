@@ -25,6 +25,23 @@ def split_heldout(frame_ids: list[int], every: int) -> tuple[list[int], list[int
     return [i for i in sorted(frame_ids) if i not in set(heldout)], heldout
 
 
+def _split(ids: list[int], training: TrainingConfig) -> tuple[list[int], list[int]]:
+    """(train, held out) of the registered frames."""
+    if training.heldout_ids is None:
+        train, heldout = split_heldout(ids, training.holdout_every if len(ids) >= training.holdout_every else 0)
+    else:
+        heldout = [i for i in ids if i in set(training.heldout_ids)]
+        train = [i for i in ids if i not in set(training.heldout_ids)]
+    if training.train_views is not None and training.train_views < len(train):
+        train = [train[k] for k in np.linspace(0, len(train) - 1, training.train_views).round().astype(int)]
+    if len(train) < 3:
+        raise StageError(
+            f"only {len(train)} of {len(ids)} registered frames are left to train on, at least 3 are needed",
+            "hold out fewer (training.heldout_ids, training.holdout_every), or give more overlapping frames",
+        )
+    return train, heldout
+
+
 def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig) -> Scene:
     """See ``Scene.from_sparse``."""
     ids = [i for i in sparse.registered_ids if i in frames.by_id()]
@@ -33,7 +50,7 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
             f"only {len(ids)} frames have a pose: a radiance field needs at least 3",
             "look at the funnel in the report, and give more overlapping frames",
         )
-    train_ids, heldout_ids = split_heldout(ids, training.holdout_every if len(ids) >= training.holdout_every else 0)
+    train_ids, heldout_ids = _split(ids, training)
     points = _reliable_points(sparse) if len(sparse.points) else sparse.points
     cameras = {i: training_camera(sparse.cameras[i], training.max_size_px) for i in ids}
     poses = {i: sparse.cam_from_world[i] for i in ids}

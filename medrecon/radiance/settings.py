@@ -44,6 +44,12 @@ class TrainingConfig(ComponentConfig):
         0.003, ge=0, le=10, description="how much the sparse points count: free sight up to each, matter at it; 0 = not"
     )
     holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
+    heldout_ids: tuple[int, ...] | None = Field(
+        None, description="numbers of the frames to hold out, whichever of them register; none: as holdout_every says"
+    )
+    train_views: int | None = Field(
+        None, ge=3, description="train on so many of the other registered frames, evenly spread; none: all of them"
+    )
     evaluate_every: int = Field(500, ge=0, description="steps between glances at the held-out pictures; 0 = never")
     stop_gain_db: float | None = Field(
         None,

@@ -111,12 +111,14 @@ def test_noise_jitter_and_reach_do_what_they_say(ct, tmp_path):
     noisy, _ = _read(ct, tmp_path / "noisy", noise_sigma=5.0)
     gain, _ = _read(ct, tmp_path / "gain", exposure_jitter=0.3)
     dim, _ = _read(ct, tmp_path / "dim", light_reach_mm=100.0)
+    quarter, _ = _read(ct, tmp_path / "quarter", gain=0.25)
     a = [f.load_image().astype(float) for f in plain.frames]
     b = [f.load_image().astype(float) for f in noisy.frames]
     bright = [x > 40 for x in a]
     assert np.std(np.concatenate([(y - x)[m & (x < 235)] for x, y, m in zip(a, b, bright)])) == pytest.approx(
         5, rel=0.1
     )
+    assert np.abs(quarter.frames[0].load_image() - 0.25 * a[0])[a[0].max(-1) < 250].max() < 1.0
     ratios = []
     for frame, x, m in zip(gain.frames, a, bright):
         ratio = frame.load_image()[m & (x < 120)] / x[m & (x < 120)]

@@ -158,6 +158,18 @@ def test_seen_from_within(tmp_path):
         assert 0 < scene.near_far[i][0] < z.min() and z.max() < scene.near_far[i][1]
 
 
+def test_frames_held_out_by_number_and_fewer_to_train_on(tmp_path):
+    frames, sparse = ball(tmp_path, n=12, size=32)
+    out = tuple(sparse.registered_ids[k] for k in (2, 7))
+    training = TrainingConfig(max_size_px=32, heldout_ids=(*out, 999), train_views=5)
+    scene = Scene.from_sparse(frames, sparse, training)
+    assert scene.heldout_ids == list(out) and len(scene.train_ids) == 5
+    rest = [i for i in sparse.registered_ids if i not in out]
+    assert set(scene.train_ids) <= set(rest) and scene.train_ids[0] == rest[0] and scene.train_ids[-1] == rest[-1]
+    with pytest.raises(StageError, match="2 of 12 registered frames are left"):
+        Scene.from_sparse(frames, sparse, TrainingConfig(max_size_px=32, heldout_ids=tuple(rest[2:]) + out))
+
+
 def test_both_ends_of_a_hollow_belong_to_the_scene():
     """A tube along x with points from 10 to 90 and cameras from 0 to 100; one stray camera, and an object seen from
     without, whose cameras are no part of it."""
