@@ -62,6 +62,7 @@ COMPONENTS = [
     _c("exporter", "transforms", "export.transforms:TransformsExporter", "transforms.json (nerfstudio, instant-ngp)"),
     _c("analysis", "geometry", "analysis.geometry:GeometryAnalysis", "area, volume, bounding box of the surface"),
     _c("analysis", "image-quality", "analysis.image_quality:ImageQualityAnalysis", "held-out views and pictures"),
+    _c("analysis", "floaters", "analysis.floaters:FloatersAnalysis", "matter in the air before the lens"),
     _c("analysis", "truth", "analysis.truth:TruthAnalysis", "cameras and surface against the truth, if there is one"),
     _c("metric", "psnr", "metrics.images:Psnr", "peak signal-to-noise ratio, dB"),
     _c("metric", "ssim", "metrics.images:Ssim", "structural similarity"),

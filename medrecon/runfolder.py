@@ -10,7 +10,7 @@ OUT/stages/matching/   graph.npz
 OUT/stages/sfm/        model.json model.npz
 OUT/stages/radiance/   scene.json field.safetensors field.json history.json
 OUT/stages/render/     renders.json heldout/<frame_id>.png depth/ opacity/ path.mp4
-                       maps/<frame_id>.npz median/ spread/ normals/
+                       path_depth.mp4 maps/<frame_id>.npz median/ spread/ normals/
 OUT/stages/surface/    mesh.npz
 OUT/stages/analysis/   metrics.json
 OUT/stages/export/     the files of every exporter

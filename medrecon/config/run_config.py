@@ -43,7 +43,7 @@ FIXED_SECTIONS: dict[str, str] = {
 }
 # section -> kind; a mapping from component name to its options, every one of which runs.
 LIST_SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "analysis": ("analysis", ("geometry", "image-quality", "truth")),
+    "analysis": ("analysis", ("geometry", "image-quality", "floaters", "truth")),
     "export": ("exporter", ("ply",)),
 }
 

@@ -181,7 +181,7 @@ STAGE_LIST: tuple[Stage, ...] = (
         on_device=True,
         shared=True,
     ),
-    Stage("render", ("radiance",), ("render",), _render, "held-out views and path video", version=2, on_device=True),
+    Stage("render", ("radiance",), ("render",), _render, "held-out views and path videos", version=3, on_device=True),
     Stage("surface", ("radiance",), ("surface",), _surface, "surface of the anatomy", version=2, on_device=True),
     Stage("analysis", ("render", "surface"), ("analysis",), _analysis, "measurements, and comparison with truth"),
     Stage("export", ("surface",), ("export",), _export, "files for other programs"),

@@ -8,6 +8,16 @@ import numpy as np
 from medrecon.radiance.scene import Scene
 from medrecon.types import Rigid3
 
+LARGEST_GAP_DEG = 120.0  # between neighbours on a ring of cameras that goes all round
+
+
+def path_poses(scene: Scene, path: str, n: int) -> list[Rigid3]:
+    """``n`` poses (cam_from_sfm) of an "orbit", of the path through the training "cameras", or of what suits ("auto"):
+    an orbit where the cameras stand all round an object and look at it. From elsewhere nobody has seen it.
+    """
+    around = path == "orbit" or (path == "auto" and looks_inwards(scene) and goes_round(scene))
+    return (orbit if around else through_cameras)(scene, n)
+
 
 def looks_inwards(scene: Scene) -> bool:
     """Whether the cameras stand outside the bounds and look at them."""
@@ -22,8 +32,17 @@ def looks_inwards(scene: Scene) -> bool:
     return float(np.mean(votes)) > 0.8
 
 
-def orbit(scene: Scene, n: int) -> list[Rigid3]:
-    """``n`` poses (cam_from_sfm) on the circle that fits the training cameras best, all looking at its middle.
+def goes_round(scene: Scene) -> bool:
+    """Whether the cameras surround the middle of the bounds: an orbit passes one of them at least every 120 degrees."""
+    _, axis, offsets = _ring(scene)
+    first, second = _across(axis, offsets)
+    angles = np.sort(np.degrees(np.arctan2(offsets @ second, offsets @ first)))
+    return float(np.diff([*angles, angles[0] + 360]).max()) <= LARGEST_GAP_DEG
+
+
+def _ring(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the circle that fits the training cameras best: the target in its middle, its axis (which points up), and the
+    offsets of the cameras [N, 3] from the target; field frame.
 
     The circle lies in the plane of least variance of the camera centres, round the middle of the bounds.
     """
@@ -34,13 +53,22 @@ def orbit(scene: Scene, n: int) -> list[Rigid3]:
     axis = np.linalg.svd(centres - centres.mean(0))[2][2]
     if abs(axis @ up) < 0.5 * np.linalg.norm(up):  # no flat ring of cameras: trust what the cameras call up
         axis = up / np.linalg.norm(up)
-    axis = axis if axis @ up > 0 else -axis
-    offsets = centres - target
+    return target, axis if axis @ up > 0 else -axis, centres - target
+
+
+def _across(axis: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors in the plane of the ring, the first towards the first camera."""
+    first = offsets[0] - (offsets[0] @ axis) * axis
+    first /= np.linalg.norm(first)
+    return first, np.cross(axis, first)
+
+
+def orbit(scene: Scene, n: int) -> list[Rigid3]:
+    """``n`` poses (cam_from_sfm) on the circle that fits the training cameras best, all looking at its middle."""
+    target, axis, offsets = _ring(scene)
     height = float(np.median(offsets @ axis))
-    flat = offsets - np.outer(offsets @ axis, axis)
-    radius = float(np.median(np.linalg.norm(flat, axis=1)))
-    first = flat[0] / np.linalg.norm(flat[0])
-    second = np.cross(axis, first)
+    radius = float(np.median(np.linalg.norm(offsets - np.outer(offsets @ axis, axis), axis=1)))
+    first, second = _across(axis, offsets)
     out = []
     for angle in np.linspace(0, 2 * np.pi, n, endpoint=False):
         at = target + radius * (np.cos(angle) * first + np.sin(angle) * second) + height * axis

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ import torch
 
 from medrecon.images import write_png
 from medrecon.progress import Progress
+from medrecon.radiance.depth_colours import depth_picture, depth_range
 from medrecon.radiance.field_files import load_field
-from medrecon.radiance.paths import looks_inwards, orbit, through_cameras
+from medrecon.radiance.paths import path_poses
 from medrecon.radiance.pictures import training_camera
 from medrecon.radiance.renderer import Renderer
-from medrecon.radiance.renders import RenderedView, Renders
+from medrecon.radiance.renders import DepthVideo, RenderedView, Renders
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.settings import RenderConfig
 from medrecon.radiance.video import write_mp4
@@ -62,7 +63,8 @@ def render_image(
 
 
 def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: str, progress: Progress) -> None:
-    """Writes renders.json, heldout/, depth/, opacity/, path.mp4, and maps/, median/, spread/, normals/ where wanted.
+    """Writes renders.json, heldout/, depth/, opacity/, path.mp4, and path_depth.mp4, maps/, median/, spread/, normals/
+    where wanted.
 
     Views that a killed run left complete in ``out_dir`` are kept.
     """
@@ -71,7 +73,7 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
     renderer, scene = load_field(run, device)
     sparse = run.sparse
     heldout = HeldoutAppearance(render.appearance, renderer, scene, run.frames)
-    progress.begin(len(scene.heldout_ids) + render.path_frames, "views")
+    progress.begin(len(scene.heldout_ids) + render.path_frames * (1 + render.maps), "views")
     png_step = max(f for _, f in scene.near_far.values()) / scene.field_from_sfm.scale / 65535
     views = []
     for i in scene.heldout_ids:
@@ -104,40 +106,59 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
             write_png(view.rgb_path, rgb)
         views.append(view)
         progress.advance(1)
-    video = _write_path(renderer, scene, render, out_dir / "path.mp4", device, progress)
-    Renders(renderer.name, heldout.words, tuple(views), video, png_step).save(out_dir)
+    video, depth_video = _write_videos(renderer, scene, render, out_dir, device, progress)
+    Renders(renderer.name, heldout.words, tuple(views), video, png_step, depth_video).save(out_dir)
 
 
-def _write_path(
-    renderer: Renderer, scene: Scene, render: RenderConfig, path: Path, device: str, progress: Progress
-) -> Path | None:
+def _write_videos(
+    renderer: Renderer, scene: Scene, render: RenderConfig, out_dir: Path, device: str, progress: Progress
+) -> tuple[Path | None, DepthVideo | None]:
     if not render.path_frames or len(scene.train_ids) < 2:
-        return None
-    if path.is_file():
-        progress.advance(render.path_frames)
-        return path
-    around = render.path == "orbit" or (render.path == "auto" and looks_inwards(scene))
-    poses = (orbit if around else through_cameras)(scene, render.path_frames)
+        return None, None
+    poses = path_poses(scene, render.path, render.path_frames)
     camera = video_camera(scene.cameras[scene.train_ids[0]], render.path_size_px)
-    near = min(n for n, _ in scene.near_far.values())
-    far = max(f for _, f in scene.near_far.values())
+    near_far = min(n for n, _ in scene.near_far.values()), max(f for _, f in scene.near_far.values())
+    chunk = render.rays_per_chunk
 
-    def frames() -> Iterator[np.ndarray]:
+    def colours() -> Iterator[np.ndarray]:
         for pose in poses:
             # No picture was taken from here: what a mode says of time is said of places, and there is nothing to fit.
             frame_id = nearest_frame(scene, pose) if render.appearance == "nearest" else -1
-            image = render_image(
-                renderer, scene, camera, pose, (near, far), frame_id, "zero" if render.appearance == "zero" else "mean",
-                render.rays_per_chunk, device,
-            )[0]  # fmt: skip
-            progress.advance(1)
-            yield image
+            code = "zero" if render.appearance == "zero" else "mean"
+            yield render_image(renderer, scene, camera, pose, near_far, frame_id, code, chunk, device)[0]
 
-    codec = write_mp4(path, frames(), (camera.width_px, camera.height_px), render.path_fps)
-    if codec is None:
-        progress.say("no path video: this OpenCV build writes none of the mp4 codecs that were tried")
-        return None
-    return path
+    def median_depths(camera: Camera) -> Iterator[np.ndarray]:
+        for pose in poses:
+            maps = render_maps(renderer, scene, camera, pose, near_far, chunk, device)
+            if maps is None:
+                return
+            yield maps.median_sfm
+
+    def written(path: Path, frames: Iterable[np.ndarray]) -> bool:
+        if path.is_file():  # left by a killed run
+            progress.advance(render.path_frames)
+            return True
+        if write_mp4(path, _told(frames, progress), (camera.width_px, camera.height_px), render.path_fps) is None:
+            progress.say(f"no {path.name}: this OpenCV build writes none of the mp4 codecs that were tried")
+            return False
+        return True
+
+    path, depth_path = out_dir / "path.mp4", out_dir / "path_depth.mp4"
+    video = path if written(path, colours()) else None
+    # One range for all frames, known before the first is written: small frames of the whole path tell it.
+    small = list(median_depths(video_camera(camera, max(16, render.path_size_px // 4)))) if render.maps else []
+    if not small:
+        progress.advance(render.path_frames * render.maps)  # the renderer knows no median depth
+        return video, None
+    near, far = depth_range(np.stack(small))
+    pictures = (depth_picture(depth, near, far) for depth in median_depths(camera))
+    return video, DepthVideo(depth_path, near, far) if written(depth_path, pictures) else None
+
+
+def _told(frames: Iterable[np.ndarray], progress: Progress) -> Iterator[np.ndarray]:
+    for frame in frames:
+        progress.advance(1)
+        yield frame
 
 
 def video_camera(camera: Camera, size_px: int) -> Camera:

@@ -67,6 +67,20 @@ class RenderedView:
 
 
 @dataclass(frozen=True, slots=True)
+class DepthVideo:
+    """The median depth along the path, in the colours of depth_colours.py.
+
+    Attributes:
+        path: mp4, frame by frame the camera of the path video.
+        near_sfm, far_sfm: z-depths in reconstruction units at both ends of the colours, the same in all frames.
+    """
+
+    path: Path
+    near_sfm: float
+    far_sfm: float
+
+
+@dataclass(frozen=True, slots=True)
 class Renders:
     """Attributes:
     renderer: name of the component that made them.
@@ -75,6 +89,7 @@ class Renders:
     views: held-out views, by frame id.
     path_video: mp4, None when there is none.
     png_step_sfm: reconstruction units per grey level of the 16-bit pictures of median depth and spread.
+    depth_video: of the path of ``path_video``, None when there is none.
     """
 
     renderer: str
@@ -82,10 +97,12 @@ class Renders:
     views: tuple[RenderedView, ...]
     path_video: Path | None = None
     png_step_sfm: float | None = None
+    depth_video: DepthVideo | None = None
 
     def save(self, folder: Path) -> None:
         """Writes renders.json with paths relative to the folder."""
         rel = lambda p: p.relative_to(folder).as_posix()  # noqa: E731
+        depth = self.depth_video
         data = {
             "schema": SCHEMA,
             "renderer": self.renderer,
@@ -103,6 +120,7 @@ class Renders:
             ],
             "path_video": rel(self.path_video) if self.path_video else None,
             "png_step_sfm": self.png_step_sfm,
+            "depth_video": depth and {"file": rel(depth.path), "near_sfm": depth.near_sfm, "far_sfm": depth.far_sfm},
         }
         write_json(folder / NAME, data)
 
@@ -126,6 +144,11 @@ class Renders:
                 for v in data["views"]
             )
             video = folder / data["path_video"] if data["path_video"] else None
-            return Renders(str(data["renderer"]), str(data["appearance"]), views, video, data.get("png_step_sfm"))
+            depth = data.get("depth_video")
+            if depth is not None:
+                depth = DepthVideo(folder / depth["file"], float(depth["near_sfm"]), float(depth["far_sfm"]))
+            return Renders(
+                str(data["renderer"]), str(data["appearance"]), views, video, data.get("png_step_sfm"), depth
+            )
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{folder / NAME} does not describe renders: {e}", "rerun with --force render") from e

@@ -84,12 +84,14 @@ class RenderConfig(ComponentConfig):
     )
     rays_per_chunk: int = Field(8192, ge=1, le=1_000_000, description="rays rendered at once; bounds the memory")
     maps: bool = Field(
-        True, description="median depth, depth uncertainty and normals of the held-out views, as npz and PNG"
+        True,
+        description="median depth, depth uncertainty and normals of the held-out views, as npz and PNG, and a video of "
+        "the median depth along the path",
     )
     path_frames: int = Field(48, ge=0, le=10_000, description="frames of the path video; 0 = no video")
     path_size_px: int = Field(176, ge=16, le=4096, description="longer side of the path video")
     path_fps: int = Field(12, ge=1, le=60, description="frames per second of the path video")
     path: Literal["auto", "orbit", "cameras"] = Field(
         "auto",
-        description="orbit round the object, or through the training cameras; auto: orbit if the cameras look inwards",
+        description="orbit round the object, or through the training cameras; auto: orbit if they stand all round it",
     )

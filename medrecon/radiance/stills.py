@@ -13,7 +13,7 @@ from medrecon.images import read_rgb, write_png
 from medrecon.ingest.poses_file import read_poses
 from medrecon.progress import Progress
 from medrecon.radiance.field_files import load_field
-from medrecon.radiance.paths import looks_inwards, orbit, through_cameras
+from medrecon.radiance.paths import path_poses
 from medrecon.radiance.pictures import training_camera
 from medrecon.radiance.rendering import nearest_frame, render_image, video_camera
 from medrecon.radiance.scene import Scene
@@ -59,11 +59,9 @@ def stills_at(run: RunFolder, scene: Scene, path: Path, size_px: int) -> list[St
 
 
 def stills_along(scene: Scene, path: str, frames: int, size_px: int) -> list[Still]:
-    """``frames`` poses of an "orbit", of the path through the training "cameras", or of what suits ("auto")."""
-    around = path == "orbit" or (path == "auto" and looks_inwards(scene))
+    """``frames`` poses along ``path``, of `path_poses`."""
     camera = video_camera(scene.cameras[scene.train_ids[0]], size_px)
-    poses = (orbit if around else through_cameras)(scene, frames)
-    return [Still(f"{k:04d}", camera, pose) for k, pose in enumerate(poses)]
+    return [Still(f"{k:04d}", camera, pose) for k, pose in enumerate(path_poses(scene, path, frames))]
 
 
 def render_stills(

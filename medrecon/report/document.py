@@ -13,6 +13,7 @@ from medrecon.progress import Progress
 from medrecon.report import pictures, sections
 from medrecon.report.geometry import confidence_still, still, view_3d
 from medrecon.report.parts import Parts, gather
+from medrecon.report.videos import path_videos
 from medrecon.runfolder import RunFolder
 from medrecon.types import Scale
 from medrecon.types.storage import write_bytes_atomic
@@ -71,6 +72,8 @@ def write(run: RunFolder, out_path: Path, progress: Progress) -> Path:
 
     values["curves"] = sections.curves(parts)
     values["heldout"] = sections.heldout_rows(parts)
+    renders = parts.renders.value
+    values["videos"] = path_videos(renders, sparse.scale if sparse else Scale()) if renders else []
     progress.advance()
 
     values["rows"] = sections.metric_rows(parts.metrics.value or [])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medrecon.images import cv2
+from medrecon.radiance.depth_colours import depth_picture, depth_range
 from medrecon.types import Features, TwoView
 
 INLIER = (45, 212, 191)
@@ -98,13 +99,8 @@ def error_map(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None)
 
 def depth_map(depth: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Near bright to far dark, nothing hit grey; returns the picture and the depths at both ends (2 % and 98 %)."""
-    hit = depth > 0
-    if not hit.any():
-        return np.full((*depth.shape, 3), 128, np.uint8), 0.0, 0.0
-    low, high = (float(v) for v in np.percentile(depth[hit], (2, 98)))
-    colored = _colormap(1 - (depth - low) / max(high - low, 1e-12), cv2.COLORMAP_VIRIDIS)
-    colored[~hit] = 128
-    return colored, low, high
+    near, far = depth_range(depth)
+    return depth_picture(depth, near, far), near, far
 
 
 def heat(values: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ _LABELS = {
     "chamfer_mm": "Chamfer distance",
     "true_surface_found_percent": "True surface found",
     "well_seen_percent": "Surface seen well",
+    "floaters_percent": "Floaters before the lens",
     "bbox_x_mm": "Extent along x",
     "bbox_y_mm": "Extent along y",
     "bbox_z_mm": "Extent along z",
