@@ -51,6 +51,8 @@ ROWS = {
     "without specular masks": {"specular": False},
     "without sparse points": {"training": {"depth_weight": 0.0}},
     "light on the camera": {"renderer": {"light": "camera"}},
+    "light on the camera, with the cosine": {"renderer": {"light": "camera-cosine"}},
+    "unbounded": {"training": {"unbounded": True}},
     "mipnerf": {"name": "mipnerf"},
     "mipnerf without sparse points": {"name": "mipnerf", "training": {"depth_weight": 0.0}},
 }

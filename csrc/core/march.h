@@ -5,6 +5,7 @@
 
 #include <cfloat>
 
+#include "contract.h"
 #include "hd.h"
 
 namespace medrecon {
@@ -16,12 +17,14 @@ constexpr T rounding = sizeof(T) == sizeof(float) ? T(FLT_EPSILON) : T(DBL_EPSIL
 
 // bits: cell (i, j, k) is bit i + R (j + R k). coarse [(R / 4)^3]: whether any of a coarse cell's is set; null: not known.
 // coarser [(R / 16)^3]: the same for 4^3 coarse cells. box: of each axis the first occupied cell and the one after the last.
+// contracted: the cells are places of the contracted space (contract.h), those of rays are not.
 struct Occupancy {
   const uint8_t* bits;
   const uint8_t* coarse;
   int64_t resolution;
   const uint8_t* coarser = nullptr;
   const int64_t* box = nullptr;
+  bool contracted = false;
 
   MR_HD bool occupied(int64_t i, int64_t j, int64_t k) const {
     const int64_t bit = i + resolution * (j + resolution * k);
@@ -88,6 +91,9 @@ struct Lattice {
 //
 // What is skipped is exactly what looking at every interval would have found empty: a cell is left at the earliest by the
 // middles that lie within it by more than the rounding error of positions (`slack`); those nearer to its faces are looked up.
+//
+// Through a contracted space, where a ray is bent, intervals are equally long in that space (`contracted_step`, taken at their
+// beginnings), and all are looked at.
 template <typename T>
 struct RayMarch {
   Occupancy grid;
@@ -111,6 +117,7 @@ struct RayMarch {
       origin[j] = origin_[j];
       sum += origin[j] + direction_[j];
       direction[j] = std::fabs(direction_[j]) < T(1e-30) ? T(0) : direction_[j];
+      if (grid.contracted) continue;
       inverse[j] = T(1) / direction[j];
       slack[j] = T(8) * rounding<T> * (T(1) + std::fabs(origin[j]));
       if (direction[j] == T(0)) {
@@ -125,11 +132,33 @@ struct RayMarch {
       leave = last < leave ? last : leave;
     }
     if (!(sum - sum == T(0)) || !(near < far) || most < 1 || enter > leave) return;
+    if (grid.contracted) {
+      at.t1 = after(at.t0);
+      left = most;
+      return;
+    }
     if (at.middle() < enter && !at.skip(enter)) return;
     left = most;
     T fastest = T(0);
     for (int j = 0; j < 3; ++j) fastest = std::fabs(direction[j]) > fastest ? std::fabs(direction[j]) : fastest;
     strides = fastest * step > T(0.25) * cell_size;
+  }
+
+  MR_HD void place(T t, T* x) const {
+    for (int j = 0; j < 3; ++j) x[j] = origin[j] + t * direction[j];
+  }
+
+  // End of the interval that begins at t in the contracted space.
+  MR_HD T after(T t) const {
+    T x[3];
+    place(t, x);
+    return t + contracted_step(x, direction, at.step);
+  }
+
+  MR_HD void advance() {
+    if (!grid.contracted) return at.advance();
+    at.t0 = at.t1;
+    at.t1 = after(at.t0);
   }
 
   // The next interval; false at the end.
@@ -142,22 +171,32 @@ struct RayMarch {
       if (!(t < far && t <= leave && at.t1 > at.t0)) break;
       int64_t cell[3];
       bool inside = true;
+      T x[3];
+      place(t, x);
+      if (grid.contracted) {
+        Contraction<T> to;
+        inside = contract(x, &to);
+        for (int j = 0; j < 3; ++j) x[j] = inside ? to.place[j] : T(0);
+      }
       for (int j = 0; j < 3; ++j) {
-        const T x = origin[j] + t * direction[j];
-        inside = inside && x >= T(0) && x < T(1);
-        const int64_t floor = inside ? static_cast<int64_t>(x * size) : 0;
+        inside = inside && x[j] >= T(0) && x[j] < T(1);
+        const int64_t floor = inside ? static_cast<int64_t>(x[j] * size) : 0;
         cell[j] = floor < last_cell ? floor : last_cell;
       }
       if (!inside) {
-        at.advance();
+        advance();
         continue;
       }
       if (grid.occupied(cell[0], cell[1], cell[2])) {
         *t0 = at.t0;
         *t1 = at.t1;
         --left;
-        at.advance();
+        advance();
         return true;
+      }
+      if (grid.contracted) {
+        advance();
+        continue;
       }
       int64_t width = 1;
       if (grid.coarse != nullptr) {

@@ -26,7 +26,9 @@ int64_t most_intervals(const MarchArguments<T>& march) {
     const double speed = std::sqrt(double(d[0]) * d[0] + double(d[1]) * d[1] + double(d[2]) * d[2]);
     slowest = std::min(slowest, speed);
   }
-  const double longest = 2 / (slowest * march.step) + 4;  // the cube's diagonal is 1.73
+  // The cube's diagonal is 1.73; no bent ray is longer than half the rim of the contracted space, pi / 2, but where space is
+  // contracted most, steps fall short.
+  const double longest = 2 / (slowest * march.step) + (march.contract ? 16 : 4);
   return longest < static_cast<double>(march.max_samples) ? static_cast<int64_t>(longest) : march.max_samples;
 }
 
@@ -45,7 +47,7 @@ void in_any_order(int64_t count, int64_t scratch_size, const Body& body) {
 template <typename T>
 void fused_grid(const FieldShape& shape, const FusedGridTask<T>& task) {
   const FusedGridKernels<T>& kernels = fused_grid_kernels<T>();
-  const OccupancyLevels occupancy(task.march.occupancy, task.march.resolution, task.march.rays);
+  const OccupancyLevels occupancy(task.march.occupancy, task.march.resolution, task.march.rays, task.march.contract);
   const int64_t rays = task.march.rays, most = std::max<int64_t>(1, most_intervals(task.march));
   const int64_t batch = std::min(kRays, std::max<int64_t>(1, kMostRows / most));
   // A wave has at least one row, and is filled up to whole blocks.

@@ -63,19 +63,28 @@ struct GridGroup {
       GridRay<T>& ray = rays[r];
       if (!ray.live) continue;
       const int64_t begin = row, last = begin + most;
+      const T slope = task.radii == nullptr ? T(0) : task.radii[first_ray + static_cast<int64_t>(r)] * T(0.5);
       T t0, t1;
       while (row < last && ray.march.next(&t0, &t1)) {
         const T middle = T(0.5) * (t0 + t1);
-        for (int j = 0; j < 3; ++j) s.place[j][row] = ray.march.origin[j] + middle * ray.march.direction[j];
+        T x[3];
+        ray.march.place(middle, x);
         s.length[row] = (t1 - t0) * ray.length;
+        if (task.march.contract) {
+          Contraction<T> to;
+          contract(x, &to);  // it can be: the cell is known
+          std::copy_n(to.place, 3, x);
+          s.length[row] *= to.radial;
+          s.sigma[row] = slope * middle * to.mean();
+        }
+        for (int j = 0; j < 3; ++j) s.place[j][row] = x[j];
         s.middle[row] = middle;
         scratch.ray[row] = static_cast<int32_t>(r);
         ++row;
       }
       ray.live = row == last;
       if (row > begin) segments.push_back({static_cast<int64_t>(r), begin, row});
-      if (task.radii == nullptr) continue;
-      const T slope = task.radii[first_ray + static_cast<int64_t>(r)] * T(0.5);
+      if (task.radii == nullptr || task.march.contract) continue;
       for (int64_t i = begin; i < row; ++i) s.sigma[i] = slope * s.middle[i];
     }
     return row;

@@ -12,10 +12,10 @@ constexpr int64_t kBlock = 64;  // rays whose intervals are kept together
 
 }  // namespace
 
-OccupancyLevels::OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays)
-    : bits_(bits), resolution_(resolution), box_{} {
+OccupancyLevels::OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays, bool contracted)
+    : bits_(bits), resolution_(resolution), box_{}, contracted_(contracted) {
   const int64_t r = resolution / kCoarse, q = r / kCoarse;
-  if (resolution % kCoarse != 0 || rays * 16 < r * r) return;
+  if (contracted || resolution % kCoarse != 0 || rays * 16 < r * r) return;
   coarse_.resize(static_cast<size_t>(r * r * r));
   std::vector<uint8_t> filled(static_cast<size_t>(r * r));  // rows of coarse cells
   parallel_for(r * r, r, [&](int64_t begin, int64_t end) {
@@ -52,13 +52,13 @@ OccupancyLevels::OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_
 }
 
 Occupancy OccupancyLevels::grid() const {
-  if (coarse_.empty()) return {bits_, nullptr, resolution_};
+  if (coarse_.empty()) return {bits_, nullptr, resolution_, nullptr, nullptr, contracted_};
   return {bits_, coarse_.data(), resolution_, coarser_.empty() ? nullptr : coarser_.data(), box_};
 }
 
 template <typename T>
 Marched<T>::Marched(const MarchArguments<T>& a, int64_t* offsets) : rays_(a.rays) {
-  const OccupancyLevels levels(a.occupancy, a.resolution, a.rays);
+  const OccupancyLevels levels(a.occupancy, a.resolution, a.rays, a.contract);
   const Occupancy grid = levels.grid();
   posts_.resize(static_cast<size_t>((a.rays + kBlock - 1) / kBlock));
   parallel_for(static_cast<int64_t>(posts_.size()), 4096, [&](int64_t begin, int64_t end) {

@@ -18,18 +18,21 @@ struct MarchArguments {
   int64_t resolution;
   T step, cone;
   int64_t max_samples;
+  bool contract = false;  // the cube holds the contracted space (core/contract.h); cone is 0 then
 };
 
-// What lets rays leap far; nothing where the resolution is no multiple of kCoarse, or so few rays come that it would not pay.
+// What lets rays leap far; nothing where the resolution is no multiple of kCoarse, or so few rays come that it would not pay,
+// or rays are bent.
 class OccupancyLevels {
  public:
-  OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays);
+  OccupancyLevels(const uint8_t* bits, int64_t resolution, int64_t rays, bool contracted);
   // It points into this object.
   Occupancy grid() const;
 
  private:
   const uint8_t* bits_;
   int64_t resolution_, box_[6];
+  bool contracted_;
   std::vector<uint8_t> coarse_, coarser_;
 };
 

@@ -17,7 +17,7 @@ __global__ void coarse_kernel(int64_t total, const uint8_t* bits, int64_t resolu
 
 template <typename T, typename Emit>
 __device__ int64_t march(const MarchArguments<T>& a, const uint8_t* coarse, int64_t ray, const Emit& emit) {
-  const Occupancy grid{a.occupancy, coarse, a.resolution};
+  const Occupancy grid{a.occupancy, coarse, a.resolution, nullptr, nullptr, a.contract};
   return march_ray(grid, a.origins + 3 * ray, a.directions + 3 * ray, a.near[ray], a.far[ray], a.step, a.cone,
                    a.jitter == nullptr ? T(0) : a.jitter[ray], a.max_samples, emit);
 }

@@ -17,10 +17,10 @@ using Optional = std::optional<Tensor>;
       const Optional &background
 #define MR_GRID_NUMBERS                                                                                                     \
   int64_t resolution, double step, double cone, int64_t max_samples, double stop, at::IntArrayRef resolutions,              \
-      int64_t log2_size, int64_t width, int64_t layers, int64_t colour_width, double density_shift
+      int64_t log2_size, int64_t width, int64_t layers, int64_t colour_width, double density_shift, bool contract
 #define MR_GRID_INPUTS                                                                                                      \
   origins, directions, near, far, occupancy, table, parameters, ray_bias, jitter, radii, background, resolution, step,      \
-      cone, max_samples, stop, resolutions, log2_size, width, layers, colour_width, density_shift
+      cone, max_samples, stop, resolutions, log2_size, width, layers, colour_width, density_shift, contract
 
 // The inputs that every form of the operator shares, checked and made dense.
 struct FusedGrid {
@@ -35,7 +35,7 @@ struct FusedGrid {
   at::TensorOptions options() const { return march.origins.options(); }
 
   FusedGrid(const char* op, MR_GRID_ARGUMENTS, MR_GRID_NUMBERS)
-      : march(op, origins, directions, near, far, occupancy, jitter, resolution, step, cone, max_samples),
+      : march(op, origins, directions, near, far, occupancy, jitter, resolution, step, cone, max_samples, contract),
         resolutions(resolutions.vec()), log2_size(log2_size), stop(stop) {
     const int64_t n = rays(), levels = static_cast<int64_t>(resolutions.size());
     TORCH_CHECK(0 <= log2_size && log2_size <= kLargestLog2Size, op, ": log2_size is ", log2_size);
@@ -173,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> fused_grid_lo
   "Tensor ray_bias, Tensor? jitter, Tensor? radii, Tensor? background"
 #define MR_GRID_NUMBER_SCHEMA                                                                                              \
   "int resolution, float step, float cone, int max_samples, float stop, int[] resolutions, int log2_size, int width, "     \
-  "int layers, int colour_width, float density_shift"
+  "int layers, int colour_width, float density_shift, bool contract=False"
 
 void schemas(torch::Library& m) {
   m.def("fused_grid(" MR_GRID_TENSOR_SCHEMA ", " MR_GRID_NUMBER_SCHEMA ") -> (Tensor, Tensor, Tensor, Tensor)", kTags);

@@ -67,9 +67,9 @@ Packed march_on_cuda(const cpu::MarchArguments<T>& arguments, const Tensor& like
 
 Packed march_rays(const Tensor& origins, const Tensor& directions, const Tensor& near, const Tensor& far,
                   const Tensor& occupancy, int64_t resolution, double step, double cone, const std::optional<Tensor>& jitter,
-                  int64_t max_samples) {
+                  int64_t max_samples, bool contract) {
   const MarchInputs inputs("march_rays", origins, directions, near, far, occupancy, jitter, resolution, step, cone,
-                           max_samples);
+                           max_samples, contract);
   const auto run = [&](auto scalar) {
     using T = decltype(scalar);
     const cpu::MarchArguments<T> arguments = inputs.arguments<T>();
@@ -82,7 +82,7 @@ Packed march_rays(const Tensor& origins, const Tensor& directions, const Tensor&
 void schemas(torch::Library& m) {
   m.def(
       "march_rays(Tensor origins, Tensor directions, Tensor near, Tensor far, Tensor occupancy, int resolution, float step,"
-      " float cone, Tensor? jitter, int max_samples) -> (Tensor, Tensor, Tensor, Tensor)",
+      " float cone, Tensor? jitter, int max_samples, bool contract=False) -> (Tensor, Tensor, Tensor, Tensor)",
       kTags);
 }
 

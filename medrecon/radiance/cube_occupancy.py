@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in the cube [-1, 1]^3 there may be matter, one bit per cell, as `medrecon.ops.march_rays` wants it."""
+"""Where in the cube round a scene there may be matter, one bit per cell, as `medrecon.ops.march_rays` wants it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medrecon.radiance.contraction import HALF, contract
 from medrecon.radiance.scene import Scene
 
 
 class CubeOccupancy(nn.Module):
     """Cells that the pictures show to be empty (``scene.occupied``) never come back; the others follow a decaying
     maximum of the density found in them (instant-ngp, Mueller et al. 2022, appendix E.2).
+
+    The cube is [-1, 1]^3 of the field frame; for an unbounded scene [-2, 2]^3, which holds the contracted space.
 
     Args:
         scene: gives bounds and known emptiness.
@@ -28,7 +31,8 @@ class CubeOccupancy(nn.Module):
     def __init__(self, scene: Scene, cells: int, threshold: float):
         super().__init__()
         self.cells = cells
-        self.limit = -math.log1p(-threshold) * cells / 2  # density
+        self.contracted, self.half = scene.unbounded, HALF if scene.unbounded else 1.0
+        self.limit = -math.log1p(-threshold) * cells / (2 * self.half)  # density
         known = torch.from_numpy(_known(scene, cells))
         self.register_buffer("candidates", known.nonzero().squeeze(1).to(torch.int32))
         self.register_buffer("density", torch.full((len(self.candidates),), -1.0))  # -1: nobody looked yet
@@ -36,7 +40,9 @@ class CubeOccupancy(nn.Module):
 
     def contains(self, xyz: Tensor) -> Tensor:
         """bool [N]: whether there may be matter at points [N, 3] of the field frame."""
-        cell = ((xyz + 1) * (self.cells / 2)).floor()
+        if self.contracted:
+            xyz = contract(xyz)[0]
+        cell = ((xyz / self.half + 1) * (self.cells / 2)).floor()
         inside = ((cell >= 0) & (cell < self.cells)).all(-1)
         i, j, k = cell.clamp(0, self.cells - 1).long().unbind(-1)
         index = i + self.cells * (j + self.cells * k)
@@ -47,13 +53,13 @@ class CubeOccupancy(nn.Module):
         """Looks at every k-th candidate, from a random first one on, at a random point of each.
 
         Args:
-            density: [M, 3] points of the field frame -> [M], per field unit.
+            density: [M, 3] points of the cube -> [M], per field unit (of the contracted space).
         """
         draw = {"generator": generator, "device": generator.device}
         first = int(torch.randint(every, (1,), **draw))
         cells = self.candidates[first::every].long()
         corner = torch.stack([cells % self.cells, cells // self.cells % self.cells, cells // self.cells**2], -1)
-        xyz = (corner + torch.rand(len(cells), 3, **draw)) * (2 / self.cells) - 1
+        xyz = ((corner + torch.rand(len(cells), 3, **draw)) * (2 / self.cells) - 1) * self.half
         self.density[first::every] = torch.maximum(self.density[first::every] * self.DECAY, density(xyz))
         # While the field is still thin everywhere, nothing above the mean is taken for empty.
         limit = self.density.clamp(0, 1e3).sum().div(self.cells**3).clamp(max=self.limit)
@@ -65,6 +71,9 @@ class CubeOccupancy(nn.Module):
 def _known(scene: Scene, cells: int) -> np.ndarray:
     """bool [cells^3], x fastest: cells that may hold matter by what is known of the scene."""
     centre = (np.arange(cells) + 0.5) * (2 / cells) - 1
+    if scene.unbounded:  # a ball fills the cube; a cell that it touches counts
+        x, y, z = np.meshgrid(*[np.maximum(np.abs(centre) - 1 / cells, 0) ** 2] * 3, indexing="ij")
+        return (x + y + z < 1).ravel()
     shape = (cells,) * 3 if scene.occupied is None else scene.occupied.shape
     inside, index = [], []
     for axis in range(3):

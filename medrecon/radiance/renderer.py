@@ -27,12 +27,14 @@ class Renderer(nn.Module):
         iterations: optimiser steps of a training that asks for no number of its own.
         meets_surfaces: whether sparse points may supervise it (``training.depth_weight``): matter is opaque to it, and
             the opacity of `render_basic` is differentiable and that between the rays' near and far alone.
+        sees_far: whether it renders scenes that have no bounds (`Scene.unbounded`).
         translucent: True where rays pass through matter and no depth is a surface (X-rays).
     """
 
     name: str = ""
     iterations: int = 5000
     meets_surfaces: bool = False
+    sees_far: bool = False
     translucent: bool = False
 
     def __init__(self, config: "ComponentConfig"):

@@ -35,6 +35,7 @@ class Scene:
         near_far: by frame_id, range of z-depth that is searched, in field units.
         background: "black" where the pictures show a truly black background (a ray may pass through), else "none".
         occupied: bool [G, G, G] over the bounds (x, y, z), False = known to be empty; None when nothing is known.
+        unbounded: matter may also lie outside the bounds; renderers contract space there (radiance.contraction).
     """
 
     field_from_sfm: Sim3
@@ -47,6 +48,7 @@ class Scene:
     near_far: dict[int, tuple[float, float]]
     background: str = "none"
     occupied: np.ndarray | None = None
+    unbounded: bool = False
 
     @staticmethod
     def from_sparse(frames: FrameSet, sparse: SparseModel, training: "TrainingConfig") -> "Scene":
@@ -113,7 +115,12 @@ class Scene:
         return self.clip_to_bounds(rays)
 
     def clip_to_bounds(self, rays: RayBatch) -> RayBatch:
-        """Narrows near and far to the box. A ray that misses it gets far = near: there is nothing to see along it."""
+        """Narrows near and far to the box. A ray that misses it gets far = near: there is nothing to see along it.
+
+        Where the scene is unbounded, nothing changes.
+        """
+        if self.unbounded:
+            return rays
         lo = torch.as_tensor(self.bounds_min, dtype=rays.origins.dtype, device=rays.origins.device)
         hi = torch.as_tensor(self.bounds_max, dtype=rays.origins.dtype, device=rays.origins.device)
         parallel = rays.directions.abs() < 1e-9
@@ -139,6 +146,7 @@ class Scene:
             "near_far": {str(i): [float(x) for x in self.near_far[i]] for i in ids},
             "background": self.background,
             "occupied": None,
+            "unbounded": self.unbounded,
         }
         if self.occupied is not None:
             packed = zlib.compress(np.packbits(self.occupied).tobytes(), 9)
@@ -163,6 +171,7 @@ class Scene:
                 {int(i): (float(a), float(b)) for i, (a, b) in data["near_far"].items()},
                 data["background"],
                 _unpack(data["occupied"]),
+                bool(data.get("unbounded", False)),  # older files do not have it
             ).validate()
         except (IndexError, KeyError, TypeError, ValueError, zlib.error) as e:
             raise InputError(f"{path} is not a scene: {type(e).__name__}: {e}", "rerun with --force radiance") from e

@@ -16,6 +16,7 @@ from medrecon.radiance.view_box import common_box
 from medrecon.types import FrameSet, Sim3, SparseModel
 
 HULL_CELLS = 96  # along the longest side of the bounds
+BEYOND = 8.0  # rays of an unbounded scene go so many times as far as others
 PROBE_VIEWS = 24  # pictures looked at to decide whether the background is black
 
 
@@ -55,7 +56,9 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
     cameras = {i: training_camera(sparse.cameras[i], training.max_size_px) for i in ids}
     poses = {i: sparse.cam_from_world[i] for i in ids}
 
-    backgrounds, black = _look_at_backgrounds(frames, train_ids, cameras, poses, points)
+    backgrounds, black = {}, False
+    if not training.unbounded:
+        backgrounds, black = _look_at_backgrounds(frames, train_ids, cameras, poses, points)
     if len(points):
         low, high = _content_box(points)
         margin = 0.5 if black else 0.15  # the hull shrinks the box again; without one the points are all that is known
@@ -65,6 +68,9 @@ def build_scene(frames: FrameSet, sparse: SparseModel, training: TrainingConfig)
     else:
         low, high = common_box([cameras[i] for i in ids], [poses[i] for i in ids])
     scene = _place(low, high, ids, train_ids, heldout_ids, cameras, poses, points, sparse, black)
+    if training.unbounded:
+        far = {i: (near, BEYOND * far) for i, (near, far) in scene.near_far.items()}
+        scene = replace(scene, near_far=far, unbounded=True)
     if not black:
         return scene.validate()
 

@@ -37,6 +37,11 @@ class TrainingConfig(ComponentConfig):
         description="sizes, as parts of the full one, of which a step sees as many rays each; (1, 0.5, 0.25, 0.125) "
         "teaches how things look from afar (mip-NeRF's multi-scale training)",
     )
+    unbounded: bool = Field(
+        False,
+        description="scenes seen from inside: matter may lie at any distance round the box of the points, and is drawn "
+        "in towards it (mip-NeRF 360's contraction), so that it costs few cells; mipgrid only",
+    )
     background_share: float = Field(
         0.25, ge=0, lt=1, description="part of the rays drawn from a known black background (where there is one)"
     )

@@ -63,6 +63,11 @@ def train(
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     scene = Scene.from_sparse(frames, sparse, training)
+    if scene.unbounded and not renderer.sees_far:
+        raise StageError(
+            f"{renderer.name} renders what lies in a box, and training.unbounded asks for all of space",
+            "leave training.unbounded at false, or take the renderer mipgrid",
+        )
     if team.leads:
         scene.save(out_dir / "scene.json")
     progress.say(_describe(scene))
@@ -232,6 +237,8 @@ def _take_up(out_dir, renderer, optimiser, seed, progress) -> checkpoint.Trace:
 def _describe(scene: Scene) -> str:
     counts = f"{len(scene.train_ids)} pictures to train on, {len(scene.heldout_ids)} held out"
     text = f"{counts}, background: {scene.background}"
+    if scene.unbounded:
+        text += "; unbounded"
     if scene.occupied is not None:
         text += f"; {100 * (1 - scene.occupied.mean()):.0f} % of the box is known to be empty"
     return text

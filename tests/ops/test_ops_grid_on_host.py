@@ -38,7 +38,7 @@ using namespace medrecon::cuda;
     std::vector<uint8_t> coarse(r * r * r / 64 + 1, 255);                                                              \\
     if (r % 4 == 0) march_coarse(nullptr, bits, r, coarse.data());                                                     \\
     const uint8_t* known = r % 4 == 0 ? coarse.data() : nullptr;                                                       \\
-    const MarchArguments<T> a{rays, o, d, near, far, jitter, bits, r, lengths[0], lengths[1], most};                   \\
+    const MarchArguments<T> a{rays, o, d, near, far, jitter, bits, r, lengths[0], lengths[1], most, lengths[2] > 0};   \\
     march_count<T>(nullptr, a, known, offsets + 1);                                                                    \\
     for (int64_t i = 0; i < rays; ++i) offsets[i + 1] += offsets[i];                                                   \\
     march_write<T>(nullptr, a, known, offsets, ray, t0, t1);                                                           \\
@@ -51,7 +51,7 @@ KINDS = {"float": np.float32, "double": np.float64}
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    sources = ["core/grid.h", "core/march.h", "cpu/march.h"]
+    sources = ["core/contract.h", "core/grid.h", "core/march.h", "cpu/march.h"]
     sources += ["cuda/grid.h", "cuda/grid.cu", "cuda/march.h", "cuda/march.cu"]
     return cuda_on_host.build(tmp_path_factory.mktemp("grid_on_host"), sources, ENTRY)
 
@@ -96,17 +96,18 @@ def test_the_grid(library, kind, resolutions, log2_size, features, samples, scal
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("resolution", "rays"), [(8, 50), (10, 50), (8, 1), (3, 0), (1, 7)])
-def test_marching(library, kind, resolution, rays):
+@pytest.mark.parametrize("contract", [False, True])
+def test_marching(library, kind, resolution, rays, contract):
     rng, dtype = np.random.default_rng(1), KINDS[kind]
     origins, directions = (rng.uniform(-1, 1, (rays, 3)).astype(dtype) for _ in range(2))
     near, far, jitter = np.zeros(rays, dtype), np.full(rays, 3, dtype), rng.random(rays).astype(dtype)
     bits = rng.integers(0, 256, (resolution**3 + 7) // 8, dtype=np.uint8)
     bits[::2] = 0
     bits[::3] = 255
-    lengths, most = np.array([0.02, 0.01], dtype), 40
+    lengths, most = np.array([0.02, 0 if contract else 0.01, contract], dtype), 40
     scene = [torch.from_numpy(v) for v in (origins, directions, near, far, bits)]
-    step, cone = lengths.tolist()
-    truth = reference.march_rays(*scene, resolution, step, cone, torch.from_numpy(jitter), most)
+    step, cone, _ = lengths.tolist()
+    truth = reference.march_rays(*scene, resolution, step, cone, torch.from_numpy(jitter), most, contract)
     m = len(truth[1])
     assert m > 50 or rays < 50
 

@@ -46,6 +46,7 @@ def fused_grid(
     radii: Tensor | None = None,
     stop: float = 0.0,
     background: Tensor | None = None,
+    contract: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Renders rays through a field in a multiresolution hash grid (instant-ngp, Mueller et al. 2022).
 
@@ -64,6 +65,9 @@ def fused_grid(
             cone, radii * t / 2 (mip-NeRF, Barron et al. 2021, eq. 8, for short intervals). None: points, no fading.
         stop: what less light than this reaches weighs nothing, and is not computed.
         background: [3] or [N, 3], seen through what is left; None is black.
+        contract: as for `march_rays`; the grid then holds the contracted space too. Standard deviations shrink by the
+            geometric mean of the Jacobian's factors (Zip-NeRF, Barron et al. 2023), and densities are per unit length
+            as it is contracted along lines to the middle.
 
     Returns:
         rgb [N, 3], depth [N], opacity [N], and seen int64 [N], the number of samples that at least ``stop`` of the
@@ -77,7 +81,7 @@ def fused_grid(
     op = "fused_grid"
     tensors = (origins, directions, near, far, occupancy, table, parameters, ray_bias, jitter, radii, background)
     numbers = (resolution, float(step), float(cone), max_samples, float(stop), resolutions, log2_size, width, layers)
-    numbers = _check(op, tensors, (*numbers, colour_width, float(density_shift)))
+    numbers = _check(op, tensors, (*numbers, colour_width, float(density_shift), contract))
     if _kernel_serves(origins, directions, radii):
         return torch.ops.medrecon.fused_grid.default(*tensors, *numbers)
     return reference.fused_grid(*tensors, *numbers, steps=_steps())
@@ -109,6 +113,7 @@ def fused_grid_loss(
     radii: Tensor | None = None,
     stop: float = 0.0,
     background: Tensor | None = None,
+    contract: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Squared error of `fused_grid` and its gradients in one pass: what a training step needs, without recomputation.
 
@@ -127,7 +132,7 @@ def fused_grid_loss(
     op = "fused_grid_loss"
     tensors = (origins, directions, near, far, occupancy, table, parameters, ray_bias, jitter, radii, background)
     numbers = (resolution, float(step), float(cone), max_samples, float(stop), resolutions, log2_size, width, layers)
-    numbers = _check(op, tensors, (*numbers, colour_width, float(density_shift)))
+    numbers = _check(op, tensors, (*numbers, colour_width, float(density_shift), contract))
     checks.floating(op, origins=origins, target=target, ray_weight=ray_weight)
     checks.shaped(op, "target", target, (origins.shape[0], 3))
     checks.shaped(op, "ray_weight", ray_weight, (origins.shape[0],))
@@ -151,11 +156,13 @@ def _steps() -> Steps:
 def _check(op: str, tensors: tuple[Tensor | None, ...], numbers: tuple) -> tuple:
     """The numbers as the operators want them."""
     origins, directions, near, far, occupancy, table, parameters, ray_bias, jitter, radii, background = tensors
-    resolution, step, cone, max_samples, stop, resolutions, log2_size, width, layers, colour_width, shift = numbers
+    resolution, step, cone, max_samples, stop, resolutions, log2_size, width, layers, colour_width, shift, contract = (
+        numbers
+    )
     floating = (origins, directions, near, far, table, parameters, ray_bias)
     optional = {"jitter": jitter, "radii": radii, "background": background}
     checks.floating(op, optional, **dict(zip(TENSORS, floating)))
-    check_rays(op, origins, directions, near, far, occupancy, resolution, step, cone, jitter, max_samples)
+    check_rays(op, origins, directions, near, far, occupancy, resolution, step, cone, jitter, max_samples, contract)
     resolutions = checked_levels(op, resolutions, log2_size)
     for name, value, most in (
         ("width", width, WIDEST),

@@ -6,6 +6,7 @@ whose conventions and layouts are followed; SuperGlue (Sarlin et al. 2020) for t
 """
 
 # ruff: noqa: F401 - which of them are public says medrecon.ops
+from .contraction import contract
 from .encodings import integrated_positional_encoding, positional_encoding
 from .field import fused_field, fused_field_loss
 from .fused_grid import fused_grid, fused_grid_loss

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .contraction import contract as contracted
 from .field import field_layers
 from .grid import grid_encode
 from .march import march_rays
@@ -33,14 +34,19 @@ def fused_grid(
     origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, occupancy: Tensor, table: Tensor,
     parameters: Tensor, ray_bias: Tensor, jitter: Tensor | None, radii: Tensor | None, background: Tensor | None,
     resolution: int, step: float, cone: float, max_samples: int, stop: float, resolutions: tuple[int, ...],
-    log2_size: int, width: int, layers: int, colour_width: int, density_shift: float, steps: Steps = PLAIN,
+    log2_size: int, width: int, layers: int, colour_width: int, density_shift: float, contract: bool = False,
+    steps: Steps = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """See functions.fused_grid; with other ``steps`` it is the same field put together from faster parts."""
     rays = [x.detach() for x in (origins, directions, near, far)]
-    offsets, ray, t0, t1 = steps.march(*rays, occupancy, resolution, step, cone, jitter, max_samples)
+    offsets, ray, t0, t1 = steps.march(*rays, occupancy, resolution, step, cone, jitter, max_samples, contract)
     ray, middle = ray.long(), (t0 + t1) / 2
     x = origins[ray] + middle[:, None] * directions[ray]
     sigma = None if radii is None else radii[ray] * middle / 2
+    radial = None
+    if contract:
+        x, across, radial = contracted(x)
+        sigma = None if sigma is None else sigma * (across * across * radial) ** (1 / 3)
     features = steps.encode(x, sigma, table, tuple(resolutions), log2_size)
     trunk, (density_weight, density_bias), colour_weight, head = field_layers(
         parameters, features.shape[1], width, layers, colour_width
@@ -49,6 +55,8 @@ def fused_grid(
         features = F.relu(F.linear(features, weight, bias))
     raw = (features @ density_weight.T).squeeze(-1) + density_bias + density_shift
     density = raw.clamp(max=LARGEST_EXPONENT).exp()
+    if radial is not None:
+        density = density * radial
     hidden = F.relu(F.linear(features, colour_weight) + ray_bias[ray])
     colour = torch.sigmoid(F.linear(hidden, *head))
     rgb, depth, opacity, _ = steps.composite(colour, density, t0, t1, offsets, directions, background, stop)

@@ -6,6 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .contraction import contract as contracted
+from .contraction import contracted_step
+
 NO_DIRECTION = 1e-30  # a component smaller than that leads nowhere
 
 
@@ -20,13 +23,14 @@ def march_rays(
     cone: float = 0.0,
     jitter: Tensor | None = None,
     max_samples: int = 1024,
+    contract: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(offsets, ray, t0, t1) as `functions.march_rays` says."""
     n, like = origins.shape[0], {"device": origins.device}
     step_t, cone_t = origins.new_tensor(step), origins.new_tensor(cone)
     directions = torch.where(directions.abs() < NO_DIRECTION, 0, directions)
     jitter = torch.zeros_like(near) if jitter is None else jitter
-    enter, leave = _slab(origins, directions, near, far)
+    enter, leave = (near, far) if contract else _slab(origins, directions, near, far)
     finite = (origins.sum(-1) + directions.sum(-1) + near + jitter).isfinite()
     ray = (finite & (near < far)).nonzero().squeeze(1)
     start = (near + jitter * torch.maximum(step_t, cone_t * near))[ray]
@@ -38,11 +42,15 @@ def march_rays(
     count = torch.zeros(n, dtype=torch.int64, **like)
     found = []
     while len(ray):
-        t1 = torch.where(t0 > bend, t0 * (1 + cone_t), start + (index + 1) * step_t)
+        if contract:
+            t1 = t0 + contracted_step(origins[ray] + t0[:, None] * directions[ray], directions[ray], step_t)
+        else:
+            t1 = torch.where(t0 > bend, t0 * (1 + cone_t), start + (index + 1) * step_t)
         t = (t0 + t1) / 2
         going = (t < far[ray]) & (t <= leave[ray]) & (t1 > t0) & (count[ray] < max_samples)
         ray, start, index, t0, t1, t = (v[going] for v in (ray, start, index, t0, t1, t))
-        hit = _occupied(origins[ray] + t[:, None] * directions[ray], occupancy, resolution)
+        x = origins[ray] + t[:, None] * directions[ray]
+        hit = _occupied(contracted(x)[0] if contract else x, occupancy, resolution)
         found.append((ray[hit], t0[hit], t1[hit]))
         count[ray[hit]] += 1
         t0, index = t1, index + 1

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import reference
 
-N_TENSORS, N_NUMBERS = 11, 11
+N_TENSORS, N_NUMBERS = 11, 12
 TABLE, PARAMETERS, RAY_BIAS, BACKGROUND = 5, 6, 7, 10
 FIXED = (0, 1, 2, 3, 8, 9)  # rays, jitter and radii: no gradients from the kernels
 

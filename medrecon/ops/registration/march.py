@@ -11,7 +11,7 @@ def register_march() -> None:
     torch.library.register_fake("medrecon::march_rays", _fake)
 
 
-def _fake(origins, directions, near, far, occupancy, resolution, step, cone, jitter, max_samples):
+def _fake(origins, directions, near, far, occupancy, resolution, step, cone, jitter, max_samples, contract=False):
     found = torch.library.get_ctx().new_dynamic_size()
     offsets = origins.new_empty((origins.shape[0] + 1,), dtype=torch.int64)
     return (
