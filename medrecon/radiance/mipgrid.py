@@ -129,19 +129,19 @@ class MipGridRenderer(Renderer):
         """No ray can have more: the cube's diagonal is sqrt(3) sides long, a bent ray pi / 2, and t is no longer."""
         return round(2 * self._half * self.config.samples)
 
-    def _features(self, places: Tensor, sigma: Tensor) -> Tensor:
-        """The network's features [M, width] at places of the cube and deviations there, both in field units."""
+    def _encode(self, places: Tensor, sigma: Tensor) -> Tensor:
+        """Places of the cube and deviations there, both in field units -> [M, levels * features]."""
         scaled = sigma * self._per_length
-        encoded = ops.grid_encode(self._in_cube(places), scaled, self.table, self.resolutions, self.config.log2_size)
-        return self.network.features(encoded)
+        return ops.grid_encode(self._in_cube(places), scaled, self.table, self.resolutions, self.config.log2_size)
 
     def _look(self, xyz: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Features [M, width] and density [M] per length of the cube, at points and deviations of the field frame."""
         if not self.occupancy.contracted:
-            features = self._features(xyz, sigma)
+            features = self.network.features(self._encode(xyz, sigma))
             return features, self.network.density(features)
         places, across, radial = contract(xyz)
-        features = self._features(places, sigma * (across * across * radial) ** (1 / 3))
+        mean = (across * across * radial) ** (1 / 3)  # Zip-NeRF's, of the Jacobian
+        features = self.network.features(self._encode(places, sigma * mean))
         return features, self.network.density(features) * radial
 
     def _view(self, rays: RayBatch, appearance: "str | Tensor | None") -> Tensor:
@@ -239,7 +239,8 @@ class MipGridRenderer(Renderer):
 
     def _cube_density(self, places: Tensor) -> Tensor:
         """[M], per field unit of the cube, at its places [M, 3]."""
-        return self.network.density(self._features(places, self._point(places))) * self._per_length
+        features = self.network.features(self._encode(places, self._point(places)))
+        return self.network.density(features) * self._per_length
 
     def _point(self, xyz: Tensor) -> Tensor:
         """Deviation of what stands for a point: detail finer than a step was never taught."""
