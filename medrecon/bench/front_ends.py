@@ -13,10 +13,10 @@ from pydantic import Field
 
 from medrecon.bench import front_end_tables
 from medrecon.bench.methods import QUICK, Method, left_out, licences, parse, sections
+from medrecon.bench.relay import Relay
 from medrecon.bench.share import adopt
 from medrecon.config import ComponentConfig
 from medrecon.errors import MedreconError
-from medrecon.pipeline.display import Display
 from medrecon.progress import Progress
 from medrecon.runfolder import RunFolder
 from medrecon.types.storage import write_bytes_atomic, write_json
@@ -119,7 +119,7 @@ class FrontEndsBenchmark:
         adopt(config, root, LAST)
         facts = {"method": method.name, "seed": seed, "license": licences(*sections(method)), "failed": None}
         try:
-            run(config, root, until=LAST, display=_Relay(progress, method.name))
+            run(config, root, until=LAST, display=Relay(progress, method.name))
         except MedreconError as e:
             if not _done(config, root) & {"masks"}:
                 raise  # the pictures cannot be used: no method's fault
@@ -202,17 +202,3 @@ def measure(root: Path, done: set[str]) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-class _Relay(Display):
-    """The display of an inner run: what it says goes on, its bars do not."""
-
-    def __init__(self, progress: Progress, who: str):
-        super().__init__(quiet=True)
-        self._progress, self._who = progress, who
-
-    def say(self, text: str) -> None:
-        self._progress.say(f"{self._who}: {text}")
-
-    def headline(self, text: str) -> None:
-        self.say(text.strip())

@@ -38,7 +38,7 @@ def draw_all(results: dict, folder: CaseFolder, made: dict[str, Predictions], ou
     return done
 
 
-def _figure(rows: int, columns: int, width: float, height: float):
+def new_figure(rows: int, columns: int, width: float, height: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def _ran(results: dict) -> list[str]:
 def draw_accuracy(results: dict, path: Path) -> Path:
     """Mean matching accuracy against the threshold, one panel per group of pairs."""
     groups = [g for g in ("views", "homography", "modality") if results["n_cases"].get(g)]
-    figure, axes = _figure(1, len(groups), 4.2, 3.6)
+    figure, axes = new_figure(1, len(groups), 4.2, 3.6)
     for axis, group in zip(axes[0], groups):
         for method in _ran(results):
             figures = results["figures"][method][group]
@@ -92,7 +92,7 @@ def draw_accuracy(results: dict, path: Path) -> Path:
 def draw_sweeps(results: dict, path: Path) -> Path:
     """Accuracy (above) and correct matches per pair (below) against strength, one column per sweep."""
     kinds = sorted({s["variation"] for s in results["sweeps"]})
-    figure, axes = _figure(len(SWEEP_FIGURES), len(kinds), 3.4, 3.0)
+    figure, axes = new_figure(len(SWEEP_FIGURES), len(kinds), 3.4, 3.0)
     for row, (name, words) in zip(axes, SWEEP_FIGURES.items()):
         for axis, kind in zip(row, kinds):
             for method in _ran(results):
@@ -130,7 +130,7 @@ def draw_keypoints(results: dict, folder: CaseFolder, made: dict[str, Prediction
         if facts["name"] in made:
             extractors.setdefault(extractor_name(facts["name"]), made[facts["name"]])
     shown = examples(folder.cases())
-    figure, axes = _figure(len(shown), len(extractors), 3.1, 3.3)
+    figure, axes = new_figure(len(shown), len(extractors), 3.1, 3.3)
     for row, case in zip(axes, shown):
         image, mask = folder.image(case.image_a)
         usable = object_region(image, mask, folder.truth(case))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import medrecon
-from medrecon.bench import front_ends
 from medrecon.bench.front_end_tables import markdown
+from medrecon.bench.relay import Relay
 from medrecon.errors import InputError
 from medrecon.images import cv2, write_png
 from medrecon.progress import Quiet
@@ -97,5 +97,5 @@ def test_pictures_that_cannot_be_used_are_an_error(tmp_path):
 
 def test_what_relays_says_whose_words_they_are():
     progress = Quiet()
-    front_ends._Relay(progress, "sift").say("found a focal length")
+    Relay(progress, "sift").say("found a focal length")
     assert progress.said == ["sift: found a focal length"]

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.bench.methods import left_out, parse
-from medrecon.bench.suite import outputs, tables
+from medrecon.bench.suite import figures, outputs, plots, tables
 from medrecon.bench.suite.sequences import default_folder, load_sequences
 from medrecon.bench.suite.street import SuiteOptions
 from medrecon.errors import InputError
 from medrecon.progress import Progress
 
-STUDIES = {"table1": tables.table1, "table2": tables.table2}
+STUDIES = {
+    "table1": tables.table1,
+    "table2": tables.table2,
+    "fig5": figures.over_counts,
+    "fig6": figures.over_layers,
+    "fig7": figures.spread("mae"),
+    "fig8": figures.spread("nrmse"),
+}
 PAPER_METHODS = (
     "superpoint+superglue-outdoor",
     "superpoint-medrecon+superglue-medrecon",
@@ -72,4 +79,5 @@ def run_study(
         "quick": quick, "seeds": seeds, "budget": budget, "threads": threads, "skipped": left,
         "machine": machine(), "versions": package_versions(),
     }  # fmt: skip
-    return outputs.write(name, results, Path(out), options.published)
+    files = outputs.write(name, results, Path(out), options.published)
+    return files + plots.draw(name, results, Path(out))

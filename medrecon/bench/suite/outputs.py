@@ -29,9 +29,26 @@ class Column:
     digits: int
 
 
-TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
-    "table1": (
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Attributes:
+    title: of the table.
+    keys: what names a row within its sequence.
+    columns: figures.
+    """
+
+    title: str
+    keys: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+
+_PSNR, _SSIM = Column("psnr_db", "PSNR dB", 2), Column("ssim", "SSIM", 3)
+_MS_SSIM, _LPIPS = Column("ms_ssim", "MS-SSIM", 3), Column("lpips", "LPIPS", 3)
+_BY_COUNT = ("pictures", "field")
+LAYOUTS = {
+    "table1": Layout(
         "Table 1: what structure from motion makes of every front end's matches",
+        ("method",),
         (
             Column("putative_per_pair", "matches/pair", 1),
             Column("verified_per_pair", "verified/pair", 1),
@@ -42,17 +59,28 @@ TABLES: dict[str, tuple[str, tuple[Column, ...]]] = {
             Column("ate_mm", "ATE mm", 2),
         ),
     ),
-    "table2": (
+    "table2": Layout(
         "Table 2: held-out views of the same radiance field on every front end's poses",
-        (
-            Column("ssim", "SSIM", 3),
-            Column("psnr_db", "PSNR dB", 2),
-            Column("lpips", "LPIPS", 3),
-            Column("ms_ssim", "MS-SSIM", 3),
-            Column("failed_views", "failed views", 0),
-        ),
+        ("method",),
+        (_SSIM, _PSNR, _LPIPS, _MS_SSIM, Column("failed_views", "failed views", 0)),
     ),
-}
+    "fig5": Layout(
+        "Figure 5: held-out views over the number of input pictures",
+        (*_BY_COUNT, "budget"),
+        (_PSNR, _SSIM, _MS_SSIM, _LPIPS),
+    ),
+    "fig6": Layout(
+        "Figure 6: the paper's mip-NeRF with 1, 2 and 3 hidden layers",
+        ("layers",),
+        (_PSNR, Column("radiance_s", "training s", 1), Column("render_s", "rendering s", 1)),
+    ),
+    "fig7": Layout(
+        "Figure 7: mean absolute error of the held-out views (colours 0 to 1)", _BY_COUNT, (Column("mae", "MAE", 4),)
+    ),
+    "fig8": Layout(
+        "Figure 8: normalised RMSE of the held-out views", _BY_COUNT, (Column("nrmse", "NRMSE", 4),)
+    ),
+}  # fmt: skip
 
 
 def write(name: str, results: dict[str, Any], folder: Path, published: Path) -> list[Path]:
@@ -62,13 +90,13 @@ def write(name: str, results: dict[str, Any], folder: Path, published: Path) -> 
         results: {"rows", "verdicts", and what else is known about it}.
         published: folder of NAME.yaml, the paper's values.
     """
-    title, columns = TABLES[name]
+    layout = LAYOUTS[name]
     paper = _published(published / f"{name}.yaml")
     files = [folder / f"{name}{ending}" for ending in (".json", ".csv", ".md", ".tex")]
     write_json(files[0], {"schema": SCHEMA, "benchmark": name, **results, "published": paper})
-    write_bytes_atomic(files[1], _csv(results["rows"], columns).encode())
-    write_bytes_atomic(files[2], markdown(title, columns, results, paper).encode())
-    write_bytes_atomic(files[3], latex(title, columns, results["rows"]).encode())
+    write_bytes_atomic(files[1], _csv(results["rows"], layout).encode())
+    write_bytes_atomic(files[2], markdown(layout, results, paper).encode())
+    write_bytes_atomic(files[3], latex(layout, results["rows"]).encode())
     return files
 
 
@@ -76,16 +104,16 @@ def _published(path: Path) -> dict[str, Any] | None:
     return yaml_file.read(path)[0] if path.is_file() else None
 
 
-def markdown(title: str, columns: Sequence[Column], results: dict[str, Any], paper: dict[str, Any] | None) -> str:
+def markdown(layout: Layout, results: dict[str, Any], paper: dict[str, Any] | None) -> str:
     """Rows by sequence, then the paper's, then the verdicts."""
     about = results.get("about", {})
-    parts = [f"# {title}\n", *([f"{about['text']}\n"] if about.get("text") else [])]
+    parts = [f"# {layout.title}\n", *([f"{about['text']}\n"] if about.get("text") else [])]
     rows = results["rows"]
     for sequence in dict.fromkeys(r["sequence"] for r in rows):
         parts.append(f"## {about.get('titles', {}).get(sequence, sequence)}\n")
         mine = [r for r in rows if r["sequence"] == sequence]
-        lines = [[r["method"], *(cell(r.get(c.name), c.digits) for c in columns)] for r in mine]
-        parts.append(markdown_table(["method", *(c.heading for c in columns)], lines))
+        lines = [_cells(r, layout) for r in mine]
+        parts.append(markdown_table(_head(layout), lines))
         parts += [f"{r['method']} failed: {r['failed'].split('. attempt')[0]}\n" for r in mine if r.get("failed")]
     if paper:
         parts.append("## Published, on sequences that were never made public\n")
@@ -106,35 +134,42 @@ def markdown(title: str, columns: Sequence[Column], results: dict[str, Any], pap
     return "\n".join(parts)
 
 
-def _csv(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
+def _head(layout: Layout) -> list[str]:
+    return [*layout.keys, *(c.heading for c in layout.columns)]
+
+
+def _cells(row: dict[str, Any], layout: Layout) -> list[str]:
+    return [*(str(row[k]) for k in layout.keys), *(cell(row.get(c.name), c.digits) for c in layout.columns)]
+
+
+def _csv(rows: Sequence[dict[str, Any]], layout: Layout) -> str:
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["sequence", "method", "seeds", *(f"{c.name}{s}" for c in columns for s in ("", "_std")), "failed"])
+    names = [f"{c.name}{s}" for c in layout.columns for s in ("", "_std")]
+    out.writerow(["sequence", *layout.keys, "seeds", *names, "failed"])
     for r in rows:
-        figures = [r.get(c.name) or {} for c in columns]
+        figures = [r.get(c.name) or {} for c in layout.columns]
         values = [f.get(k) for f in figures for k in ("mean", "std")]
-        out.writerow([r["sequence"], r["method"], r["seeds"], *values, r.get("failed")])
+        out.writerow([r["sequence"], *(r[k] for k in layout.keys), r["seeds"], *values, r.get("failed")])
     return text.getvalue()
 
 
-def latex(title: str, columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> str:
+def latex(layout: Layout, rows: Sequence[dict[str, Any]]) -> str:
     """A tabular with booktabs' rules; the paper's packages are the reader's."""
     lines = [
-        f"% {title}",
-        r"\begin{tabular}{ll" + "r" * len(columns) + "}",
+        f"% {layout.title}",
+        r"\begin{tabular}{l" + "l" * len(layout.keys) + "r" * len(layout.columns) + "}",
         r"\toprule",
-        " & ".join(["sequence", "method", *(c.heading for c in columns)]) + r" \\",
+        " & ".join(["sequence", *_head(layout)]) + r" \\",
         r"\midrule",
     ]
     before = None
     for r in rows:
         if before not in (None, r["sequence"]):
             lines.append(r"\addlinespace")
-        cells = [cell(r.get(c.name), c.digits).replace("±", r"$\pm$") for c in columns]
         name = "" if r["sequence"] == before else r["sequence"]
-        lines.append(
-            " & ".join(_escaped(v) if i < 2 else v for i, v in enumerate([name, r["method"], *cells])) + r" \\"
-        )
+        texts = [_escaped(text).replace("±", r"$\pm$") for text in (name, *_cells(r, layout))]
+        lines.append(" & ".join(texts) + r" \\")
         before = r["sequence"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from medrecon.bench.relay import Relay
 from medrecon.bench.suite.cases import Case, key_of, run_case
 from medrecon.pipeline.display import Display, duration
 from medrecon.pipeline.stages import STAGE_LIST
@@ -63,7 +64,7 @@ def _kept(case: Case, runs: Path, records: Path) -> dict[str, Any] | None:
 def _turns(cases: list[Case], runs: Path, jobs: int, progress: Progress):
     if jobs == 1 or len(cases) < 2:
         for case in cases:
-            yield case, run_case(case, runs, _Inner(progress, case.name))
+            yield case, run_case(case, runs, Relay(progress, case.name))
         return
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(run_case, case, runs, Display(quiet=True)): case for case in cases}
@@ -83,14 +84,3 @@ def forecast(cases: Sequence[Case], records: Path) -> float:
         seen.setdefault(record["until"], []).append(record["own_s"])
     mean = {k: sum(v) / len(v) for k, v in seen.items()}
     return sum(mean.get(c.until, TYPICAL_S.get(c.until, 60.0)) for c in cases)
-
-
-class _Inner(Display):
-    """The display of an inner run: only what it says goes on."""
-
-    def __init__(self, progress: Progress, who: str):
-        super().__init__(quiet=True)
-        self._progress, self._who = progress, who
-
-    def say(self, text: str) -> None:
-        self._progress.say(f"{self._who}: {text}")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures 5 to 8: runs on fewer pictures, verdicts, files and plots."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medrecon.bench.suite import figures, outputs, plots, street
+from medrecon.progress import Quiet
+from medrecon.radiance.scene import Scene
+
+sys.path.insert(0, str(Path(__file__).parent))
+from suite_orbit import PUBLISHED, orbit_options  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "QUICK_COUNTS", (5,))
+        patch.setattr(figures, "MINUTES", 0.1)
+        patch.setattr(street, "QUICK_STEPS", 12)
+        options = orbit_options(tmp_path_factory.mktemp("figures"))
+        yield options, figures.over_counts(options, Quiet()), figures.spread("mae")(options, Quiet())
+
+
+def test_every_field_and_budget_saw_as_many_pictures_and_the_same_held_out_ones(done):
+    options, five, _ = done
+    assert {(r["pictures"], r["field"], r["budget"]) for r in five["rows"]} == {
+        (n, f, b) for n in (5,) for f in ("mipgrid", "nerf") for b in ("steps", "time")
+    }
+    assert all(r["failed"] is None and r["psnr_db"]["mean"] > 5 for r in five["rows"])
+    for path in (options.out / "cases").glob("*-field*.json"):
+        record = json.loads(path.read_text())
+        folder = options.out / "runs" / path.stem / "stages" / "radiance"
+        scene = Scene.load(folder / "scene.json")
+        assert scene.heldout_ids == [4] and len(scene.train_ids) == record["labels"]["pictures"]
+        if record["labels"]["budget"] == "steps":
+            assert json.loads((folder / "history.json").read_text())[-1]["step"] == 12
+
+
+def test_equal_steps_are_equal_rays():
+    import medrecon
+
+    field = medrecon.create("renderer", "mipgrid", samples_per_batch=10**8)
+    for seen in (1.0, 40.0, 900.0):  # samples a ray takes in matter, which decides elsewhere
+        field.samples_per_ray = torch.tensor(seen)
+        assert field.batch_size(figures.RAYS // 16) == figures.RAYS
+    assert medrecon.create("renderer", "nerf").batch_size(figures.RAYS) == figures.RAYS
+
+
+def test_boxes_hold_every_view(done):
+    options, five, seven = done
+    assert len(seven["rows"]) == 2  # of equal rays only
+    for row in seven["rows"]:
+        assert len(row["values"]) == 1 and row["mae"]["mean"] == pytest.approx(np.mean(row["values"]))
+
+
+def test_files_and_plots(done, tmp_path):
+    _, five, seven = done
+    for name, results in (("fig5", five), ("fig7", seven)):
+        outputs.write(name, results, tmp_path, PUBLISHED)
+        files = plots.draw(name, results, tmp_path)
+        assert [f.suffix for f in files] == [".png", ".svg"] and all(f.stat().st_size > 4000 for f in files)
+    head = (tmp_path / "fig5.csv").read_text().splitlines()[0]
+    assert head.startswith("sequence,pictures,field,budget,seeds,psnr_db,psnr_db_std")
+    assert plots.draw("table1", five, tmp_path) == []
+
+
+def rows(gap: dict[int, float], failed=None):
+    out = []
+    for budget in ("steps", "time"):
+        for n, g in gap.items():
+            for field, value in (("mipgrid", 30 + g), ("nerf", 30.0)):
+                figure = {"mean": value, "std": None, "n": 1}
+                out.append({"pictures": n, "field": field, "budget": budget, "failed": failed if field == "nerf" else None,
+                            "psnr_db": figure, "ssim": {"mean": 0.97, "std": None, "n": 1}})  # fmt: skip
+    return out
+
+
+def test_verdicts_of_figure_5():
+    def holds(table):
+        return [v.holds for v in figures._count_verdicts(table)]
+
+    assert holds(rows({40: 1.0, 100: 0.5})) == ["yes", "yes", "yes"]
+    assert holds(rows({40: -0.1, 100: 0.5})) == ["no", "no", "yes"]
+    assert holds(rows({40: 1.0, 100: -0.5})) == ["no", "no", "no"]
+    assert holds(rows({40: 1.0}, failed="x"))[:2] == ["cannot be judged"] * 2
+    assert holds([]) == ["cannot be judged"] * 3
