@@ -25,9 +25,11 @@ def test_selftest_passes_and_writes_json(tmp_path, capsys):
         "grid_encode",
         "march_rays",
         "fused_field",
+        "fused_field_loss",
         "fused_grid",
+        "fused_grid_loss",
     }
-    assert "all 22 passed" in capsys.readouterr().out
+    assert "all 26 passed" in capsys.readouterr().out
 
 
 def _outcome(op, plain=reference.positional_encoding):

@@ -14,12 +14,13 @@ from torch import Tensor
 from medrecon.bench.speed import peers
 from medrecon.bench.speed.workload import FUNCTION, Workload, compiled, largest_difference, name_of
 from medrecon.ops import functions, reference
-from medrecon.ops.selftest import Case, cases
+from medrecon.ops.selftest_cases import Case, cases
 
 # Why torch.compile is not tried: loops of Python whose length the data decide, or thousands of nodes and many minutes.
 NOT_COMPILED = {
     "march_rays": "its loop ends where the rays end",
     "fused_grid": "its loop ends where the rays end",
+    "fused_grid_loss": "its loop ends where the rays end",
     "log_sinkhorn": "its iterations become one graph of many minutes",
 }
 
@@ -54,6 +55,8 @@ def _assignment(items: int) -> Case:
 
 def _rows(case: Case, size: str, device: str, compile: bool, only: str) -> Iterator[Workload]:
     kinds = ("forward", "forward + backward") if case.grads else ("forward",)
+    if case.name.endswith("_loss"):  # the gradients come with the value
+        kinds = kinds[1:]
     kinds = [what for what in kinds if only in name_of(case.name, what, size)]
     if not kinds:
         return
