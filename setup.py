@@ -84,7 +84,17 @@ def kernels():
                 places = {made.parent, Path(self.build_lib) / "medrecon" / "ops"}
                 for place in places:
                     if any(place.glob("_C.*")):
-                        (place / "_C.json").write_text(note)
+                        partial = place / f"_C.json.{os.getpid()}.part"
+                        partial.write_text(note)
+                        os.replace(partial, place / "_C.json")
+
+        def copy_file(self, infile, outfile, *arguments, **options):
+            """Renamed into place: whoever loads the library meanwhile gets the old one or the new one, and whole."""
+            partial = f"{outfile}.{os.getpid()}.part"
+            copied = super().copy_file(infile, partial, *arguments, **options)
+            if os.path.exists(partial):  # not in a dry run
+                os.replace(partial, outfile)
+            return outfile, copied[1]
 
     flags = {"cxx": recipe.cxx_flags(), "nvcc": recipe.nvcc_flags()}
     extension = (CUDAExtension if cuda else CppExtension)(

@@ -2,11 +2,14 @@
 """setup.py on a copy of the tree: what it builds, what it ships, and that a missing compiler never stops an install."""
 
 import json
+import mmap
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 from source_copy import ROOT, copy_package, without_optimiser
@@ -61,6 +64,46 @@ def test_a_compiler_that_fails_does_not_stop_an_install(setup):
 def test_an_unknown_mode_is_refused(setup):
     result = setup("build", MEDRECON_BUILD="gpu")
     assert result.returncode != 0 and "use auto, cpu, cuda or none" in result.stderr
+
+
+@pytest.mark.skipif(recipe.compiler() is None or sys.platform == "win32", reason="no C++ compiler like GCC")
+def test_a_library_in_use_is_replaced_whole(setup):
+    """What is mapped stays as it was, and whoever looks finds the old file or the new one, never none or half of one."""
+    kernels, ops = setup.tree / "csrc" / "bind.cpp", setup.tree / "medrecon" / "ops"
+    text = (ops / "recipe.py").read_text()
+    begin, end = text.index("CPP_SOURCES = ("), text.index("CUDA_SOURCES = (")
+    (ops / "recipe.py").write_text(text[:begin] + 'CPP_SOURCES = ("bind.cpp",)\n' + text[end:])
+    source = "extern int kernels;\nint kernels = {0};\nextern char data[];\nchar data[32 << 20] = {{{0}}};\n"
+
+    def build(version: int) -> Path:
+        kernels.write_text(source.format(version))
+        result = setup("build_ext", "--inplace", MEDRECON_BUILD="cpu")
+        assert result.returncode == 0, result.stdout + result.stderr
+        (library,) = [p for p in ops.glob("_C.*") if p.suffix != ".json"]
+        return library
+
+    library = build(1)
+    before, inode = library.read_bytes(), library.stat().st_ino
+    seen, done = set(), threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            try:
+                seen.add(library.stat().st_size)
+            except FileNotFoundError:
+                seen.add(None)
+
+    with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        assert build(2) == library
+        done.set()
+        watcher.join()
+        assert mapped[:] == before
+    assert library.stat().st_ino != inode and library.read_bytes() != before
+    assert seen <= {len(before), library.stat().st_size}
+    assert not list(ops.glob("*.part"))
+    assert json.loads((ops / "_C.json").read_text())["source_hash"]
 
 
 @pytest.mark.slow
