@@ -23,6 +23,17 @@ def training_camera(camera: Camera, max_size_px: int) -> Camera:
     return camera.scaled(max(1, round(camera.width_px * factor)), max(1, round(camera.height_px * factor)))
 
 
+def resized(camera: Camera, factor: float) -> Camera:
+    """The camera of the picture made smaller by a factor."""
+    if factor == 1.0:
+        return camera
+    return camera.scaled(max(1, round(camera.width_px * factor)), max(1, round(camera.height_px * factor)))
+
+
+def nothing_left() -> StageError:
+    return StageError("no pixel is left to train on: the masks hide everything", "check or switch off the masks")
+
+
 def training_picture(frame: Frame, camera: Camera) -> tuple[np.ndarray, np.ndarray | None]:
     """Picture uint8 [H, W, 3] and mask bool [H, W] (or None) at the size of ``camera``.
 
@@ -78,11 +89,7 @@ class PixelPool:
         directions, radii, n_directions = [], [], 0
         rotations, centres = [], []
         for factor, i in product(factors, frame_ids):
-            camera = scene.cameras[i]
-            if factor != 1.0:
-                camera = camera.scaled(
-                    max(1, round(camera.width_px * factor)), max(1, round(camera.height_px * factor))
-                )
+            camera = resized(scene.cameras[i], factor)
             image, mask = training_picture(by_id[i], camera)
             dark = background_mask(image, mask) if scene.background == "black" else np.zeros(image.shape[:2], bool)
             usable = np.ones(image.shape[:2], bool) if mask is None else mask
@@ -101,7 +108,7 @@ class PixelPool:
             rotations.append(pose.rotation.T)
             centres.append(pose.center)
         if not sum(map(len, fore)) + sum(map(len, back)):
-            raise StageError("no pixel is left to train on: the masks hide everything", "check or switch off the masks")
+            raise nothing_left()
         tensor = lambda parts, dtype: torch.from_numpy(np.ascontiguousarray(np.asarray(parts, dtype)))  # noqa: E731
         n, k = len(frame_ids), len(factors)
         by_size = (
@@ -144,6 +151,12 @@ class PixelPool:
                 if count:
                     parts.append(pool[torch.randint(len(pool), (count,), generator=generator, device=generator.device)])
         return torch.cat(parts)
+
+    def batch(
+        self, n: int, background_share: float, generator: torch.Generator, scene: Scene
+    ) -> tuple[RayBatch, Tensor]:
+        """Rays of pixels drawn at random, and their colours."""
+        return self.rays(self.draw(n, background_share, generator), scene)
 
     def rays(self, pixels: Tensor, scene: Scene) -> tuple[RayBatch, Tensor]:
         """Rays of the pixels, and their colours float32 [n, 3] in 0..1."""

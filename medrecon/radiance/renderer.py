@@ -29,6 +29,9 @@ class Renderer(nn.Module):
             the opacity of `render_basic` is differentiable and that between the rays' near and far alone.
         sees_far: whether it renders scenes that have no bounds (`Scene.unbounded`).
         translucent: True where rays pass through matter and no depth is a surface (X-rays).
+        whole_views: True where all pixels of a camera are rendered at once (rasterisers). A training step then sees all
+            usable pixels of one picture, however many rays are asked for, and all rays come with their ``view``, most
+            often in parts: it may be worth remembering the view rendered last.
     """
 
     name: str = ""
@@ -36,6 +39,7 @@ class Renderer(nn.Module):
     meets_surfaces: bool = False
     sees_far: bool = False
     translucent: bool = False
+    whole_views: bool = False
 
     def __init__(self, config: "ComponentConfig"):
         super().__init__()
@@ -55,6 +59,15 @@ class Renderer(nn.Module):
             seed: decides the start; the same seed gives the same field, bit for bit.
         """
         raise NotImplementedError
+
+    def start(self, points: Tensor, colours: Tensor) -> None:
+        """Called by the trainer after `setup`, where a training begins: what structure from motion found may change
+        the parameters' values, not their shapes.
+
+        Args:
+            points: float [P, 3], field frame; may be none.
+            colours: float [P, 3] in 0..1.
+        """
 
     def optimiser(self, learning_rate: float) -> torch.optim.Optimizer:
         """What trains the field: Adam, or one with Adam's state. "rate" of a parameter group (1 where absent)

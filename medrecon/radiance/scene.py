@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medrecon.errors import InputError
-from medrecon.types import Camera, FrameSet, RayBatch, Rigid3, Sim3, SparseModel
+from medrecon.types import Camera, FrameSet, PixelView, RayBatch, Rigid3, Sim3, SparseModel
 from medrecon.types.storage import read_json, write_json
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Scene:
         """Rays of any camera. ``frame_id`` picks the appearance; one that was never trained on has none of its own."""
         directions, radii = pixel_directions(camera)
         directions, radii = directions[::stride, ::stride], radii[::stride, ::stride]
+        pixels = torch.arange(camera.width_px * camera.height_px).view(camera.height_px, camera.width_px)
         pose = self.cam_from_field(cam_from_sfm)
         world = (directions.reshape(-1, 3) @ pose.rotation).astype(np.float32)
         n = len(world)
@@ -111,6 +112,7 @@ class Scene:
             torch.from_numpy(near),
             torch.from_numpy(far),
             torch.full((n,), frame_id, dtype=torch.int64),
+            PixelView(camera, pose, pixels[::stride, ::stride].flatten()),
         )
         return self.clip_to_bounds(rays)
 
@@ -130,7 +132,7 @@ class Scene:
         far = torch.minimum(torch.maximum(a, b).amin(-1, keepdim=True), rays.far)
         hit = far > near
         near = torch.where(hit, near, rays.near)
-        return RayBatch(rays.origins, rays.directions, rays.radii, near, torch.where(hit, far, near), rays.frame_ids)
+        return replace(rays, near=near, far=torch.where(hit, far, near))
 
     def save(self, path: Path) -> None:
         ids = self.frame_ids

@@ -7,13 +7,13 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from medrecon.errors import InputError, StageError
 from medrecon.progress import Progress, Quiet
 from medrecon.radiance import checkpoint
 from medrecon.radiance.field_files import save_field
+from medrecon.radiance.glance import Glance, psnr_db_of, step_seed
 from medrecon.radiance.interrupt import DeferredInterrupt
 from medrecon.radiance.pictures import PixelPool
 from medrecon.radiance.renderer import Renderer
@@ -22,12 +22,11 @@ from medrecon.radiance.schedule import Schedule
 from medrecon.radiance.settings import TrainingConfig
 from medrecon.radiance.sparse_depth import PER_RAY, SparseDepth
 from medrecon.radiance.team import Buffers, Team
+from medrecon.radiance.view_pool import ViewPool
 from medrecon.types import FrameSet, SparseModel
 from medrecon.types.storage import write_json
 
 __all__ = ["TrainingConfig", "train"]
-
-GLANCE_PIXELS = 4096  # of the held-out pictures together
 
 
 def train(
@@ -73,11 +72,17 @@ def train(
     progress.say(_describe(scene))
 
     renderer.setup(scene, scene.train_ids, seed)
+    renderer.start(
+        torch.from_numpy(scene.field_from_sfm.apply(sparse.points)).float().view(-1, 3),
+        torch.from_numpy(sparse.colors).float().view(-1, 3) / 255,
+    )
     renderer.to(device).train()
-    pools = [p.to(device) for p in _pyramid(scene, frames, training)]
+    kind = ViewPool if renderer.whole_views else PixelPool
+    pools = [p.to(device) for p in _pyramid(scene, frames, training, kind)]
     told = training.depth_weight > 0 and renderer.meets_surfaces
     points = SparseDepth(scene, sparse, device) if told else None
-    glance = _Glance(scene, frames, seed, device, team) if scene.heldout_ids and training.evaluate_every else None
+    looks = scene.heldout_ids and training.evaluate_every
+    glance = Glance(scene, frames, seed, device, team, renderer.whole_views) if looks else None
     optimiser = renderer.optimiser(training.learning_rate)
     trace = _resume(out_dir, renderer, optimiser, seed, progress, team)
     buffers = Buffers(renderer)
@@ -110,18 +115,12 @@ def train(
         checkpoint.remove(out_dir)
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Seed of all randomness of one step: depends on nothing else, so a resumed run draws the same."""
-    facts = [seed, step, rank] if rank else [seed, step]
-    return int(np.random.SeedSequence(facts).generate_state(1, np.uint64)[0] >> 1)
-
-
 def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device, team, buffers) -> None:
     training = schedule.training
     generator = torch.Generator(device).manual_seed(step_seed(seed, trace.step, team.rank))
     pool = pools[schedule.pyramid_level(trace)]
     share = training.background_share if scene.background == "black" else 0.0
-    rays, rgb = pool.rays(pool.draw(renderer.batch_size(training.rays_per_batch), share, generator), scene)
+    rays, rgb = pool.batch(renderer.batch_size(training.rays_per_batch), share, generator, scene)
     for group in optimiser.param_groups:
         group["lr"] = schedule.learning_rate(trace) * group.get("rate", 1.0)
     loss, figures = renderer.loss(rays, rgb, torch.ones(len(rays), device=rgb.device), trace.step, generator)
@@ -144,26 +143,22 @@ def _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, devi
     trace.step += 1
 
 
-def _pyramid(scene: Scene, frames: FrameSet, training: TrainingConfig) -> list[PixelPool]:
+def _pyramid(scene: Scene, frames: FrameSet, training: TrainingConfig, pool: type) -> list[PixelPool | ViewPool]:
     """Pools from the smallest pictures to the full ones; the last is that of ``training.scales``."""
     n = len(training.pyramid)
     sizes = [(0.5 ** (n - i),) for i in range(n)] + [training.scales]
-    return [PixelPool.build(scene, frames, scene.train_ids, factors) for factors in sizes]
-
-
-def _psnr(mse: float) -> float:
-    return -10 * math.log10(max(mse, 1e-10))
+    return [pool.build(scene, frames, scene.train_ids, factors) for factors in sizes]
 
 
 def _record(
-    renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, glance: "_Glance | None", progress: Progress
+    renderer: Renderer, schedule: Schedule, trace: checkpoint.Trace, glance: Glance | None, progress: Progress
 ) -> None:
     """Adds an entry to the history when it is time for one."""
     look = glance is not None and (schedule.over(trace) or trace.step % schedule.training.evaluate_every == 0)
     if not (look or schedule.remembers(trace)):
         return
     loss, mse, n = trace.window
-    entry = {"step": trace.step, "loss": loss / n, "psnr_db": _psnr(mse / n), "seconds": round(trace.seconds, 3)}
+    entry = {"step": trace.step, "loss": loss / n, "psnr_db": psnr_db_of(mse / n), "seconds": round(trace.seconds, 3)}
     if look:
         entry["heldout_psnr_db"] = glance.psnr_db(renderer)
     trace.history.append(entry)
@@ -179,32 +174,6 @@ def _figures(trace: checkpoint.Trace) -> dict[str, float]:
     figures = {"psnr_db": trace.history[-1]["psnr_db"]}
     held = [h["heldout_psnr_db"] for h in trace.history[-20:] if "heldout_psnr_db" in h]
     return {**figures, "heldout_psnr_db": held[-1]} if held else figures
-
-
-class _Glance:
-    """A few fixed random pixels of the held-out pictures, background included, to see where the training stands."""
-
-    def __init__(self, scene: Scene, frames: FrameSet, seed: int, device: str, team: Team):
-        self.team = team
-        if not team.leads:
-            return
-        pool = PixelPool.build(scene, frames, scene.heldout_ids)
-        usable = torch.cat([*pool.foreground, *pool.background])
-        generator = torch.Generator().manual_seed(step_seed(seed, 2**31))
-        chosen = usable[torch.randint(len(usable), (min(GLANCE_PIXELS, len(usable)),), generator=generator)]
-        rays, rgb = pool.rays(chosen.sort().values, scene)
-        self.rays, self.rgb = rays.to(device), rgb.to(device)
-
-    def psnr_db(self, renderer: Renderer) -> float:
-        """The leader looks, all of a team are told."""
-        return self.team.of_leader(self._look(renderer) if self.team.leads else 0.0)[0]
-
-    @torch.no_grad()
-    def _look(self, renderer: Renderer) -> float:
-        renderer.eval()
-        parts = [renderer.render_basic(self.rays[i : i + 2048], "mean").rgb for i in range(0, len(self.rays), 2048)]
-        renderer.train()
-        return _psnr(float(((torch.cat(parts) - self.rgb) ** 2).mean()))
 
 
 def _resume(out_dir, renderer, optimiser, seed, progress, team) -> checkpoint.Trace:

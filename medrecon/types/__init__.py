@@ -7,7 +7,7 @@ from medrecon.types.frames import DroppedFrame, Frame, FrameSet, Truth
 from medrecon.types.matches import Matches, MatchGraph, TwoView
 from medrecon.types.mesh import Mesh
 from medrecon.types.metric import Metric
-from medrecon.types.rays import Gaussians, RayBatch, RenderOut
+from medrecon.types.rays import Gaussians, PixelView, RayBatch, RenderOut
 from medrecon.types.result import RunResult
 from medrecon.types.scale import Scale
 from medrecon.types.sparse import FunnelStep, SparseModel
@@ -16,6 +16,6 @@ from medrecon.types.volume import Volume
 
 __all__ = [
     "CAMERA_MODELS", "Camera", "DroppedFrame", "Features", "Frame", "FrameSet", "FunnelStep", "Gaussians", "Matches",
-    "MatchGraph", "Mesh", "Metric", "RayBatch", "RenderOut", "Rigid3", "RunResult", "Scale", "Sim3", "SparseModel",
-    "Truth", "TwoView", "Volume",
+    "MatchGraph", "Mesh", "Metric", "PixelView", "RayBatch", "RenderOut", "Rigid3", "RunResult", "Scale", "Sim3",
+    "SparseModel", "Truth", "TwoView", "Volume",
 ]  # fmt: skip

@@ -6,8 +6,26 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from medrecon.types.camera import Camera
+from medrecon.types.transforms import Rigid3
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PixelView:
+    """The camera whose pixels some rays go through.
+
+    Attributes:
+        camera: intrinsics.
+        cam_from_field: its pose.
+        pixels: int64 [N], the pixel of each ray, counted row by row.
+    """
+
+    camera: Camera
+    cam_from_field: Rigid3
+    pixels: "Tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +38,7 @@ class RayBatch:
         radii: float [N, 1], cone radius at t = 1 (mip-NeRF: the width of a pixel at t = 1 times 2/sqrt(12)).
         near, far: float [N, 1], bounds in t.
         frame_ids: int64 [N], the picture each ray belongs to (appearance is indexed by it, never by position).
+        view: where all rays are pixels of one camera and it is known; None for rays of several pictures.
     """
 
     origins: "Tensor"
@@ -28,17 +47,22 @@ class RayBatch:
     near: "Tensor"
     far: "Tensor"
     frame_ids: "Tensor"
+    view: PixelView | None = None
 
     def __len__(self) -> int:
         return self.origins.shape[0]
 
     def __getitem__(self, item) -> "RayBatch":
-        return RayBatch(*(getattr(self, f.name)[item] for f in fields(self)))
+        view = self.view and replace(self.view, pixels=self.view.pixels[item])
+        return RayBatch(*(getattr(self, f.name)[item] for f in fields(self) if f.name != "view"), view)
 
     def to(self, *args, **kwargs) -> "RayBatch":
-        """Moves the tensors (frame_ids keep their integer type)."""
-        moved = {f.name: getattr(self, f.name).to(*args, **kwargs) for f in fields(self) if f.name != "frame_ids"}
-        return replace(self, **moved, frame_ids=self.frame_ids.to(moved["origins"].device))
+        """Moves the tensors (integers keep their type)."""
+        still = ("frame_ids", "view")
+        moved = {f.name: getattr(self, f.name).to(*args, **kwargs) for f in fields(self) if f.name not in still}
+        device = moved["origins"].device
+        view = self.view and replace(self.view, pixels=self.view.pixels.to(device))
+        return replace(self, **moved, frame_ids=self.frame_ids.to(device), view=view)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ def test_every_extractor_and_matcher_is_shown():
     ours = {c.name for kind in ("extractor", "matcher") for c in plugins().components(kind)}
     packaged = set()
     for init in (ROOT / "plugins").glob("*/medrecon_*/__init__.py"):
-        packaged |= set(re.findall(r'name="([\w-]+)"', init.read_text()))
+        packaged |= set(re.findall(r'kind="(?:extractor|matcher)",\s+name="([\w-]+)"', init.read_text()))
     assert ours <= shown and packaged <= shown and len(packaged) >= 6
 
 

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import radiance_team  # noqa: E402
 from radiance_ball import ball  # noqa: E402
 
+from medrecon.radiance.glance import step_seed  # noqa: E402
 from medrecon.radiance.team import Buffers, Team  # noqa: E402
-from medrecon.radiance.train import step_seed  # noqa: E402
 
 
 @pytest.fixture(scope="module")
