@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medrecon import ops
+from medrecon.radiance.contraction import contract_gaussians
 from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.two_level import TwoLevelConfig, TwoLevelRenderer
 from medrecon.types import RayBatch
@@ -28,6 +29,15 @@ class MipNerfRenderer(TwoLevelRenderer):
     def composite(
         self, network: FieldMlp, rays: RayBatch, t: Tensor, inside: Tensor, view: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.grid.contracted:  # the kernel's Gaussians lie along straight lines
+            mean, var, radial = contract_gaussians(rays, t)
+
+            def encode(keep: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+                gaussians = (x.flatten(0, 1).index_select(0, keep) for x in (mean, var))
+                encoded = ops.integrated_positional_encoding(*gaussians, 0, self.config.max_degree)
+                return encoded, radial.flatten().index_select(0, keep)
+
+            return self._by_steps(network, rays, t, inside, view, encode)
         bias = t.new_zeros(len(t), network.colour_width) if view is None else network.ray_bias(view)
         c = self.config
         return ops.fused_field(

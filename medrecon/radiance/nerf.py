@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medrecon import ops
+from medrecon.radiance.contraction import contract
 from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.two_level import TwoLevelConfig, TwoLevelRenderer
 from medrecon.types import RayBatch
@@ -25,17 +26,16 @@ class NerfRenderer(TwoLevelRenderer):
     def composite(
         self, network: FieldMlp, rays: RayBatch, t: Tensor, inside: Tensor, view: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        n, s = inside.shape
-        keep = inside.flatten().nonzero().squeeze(1)
-        ray = torch.div(keep, s, rounding_mode="floor")
-        middle = ((t[:, 1:] + t[:, :-1]) / 2).flatten().index_select(0, keep)
-        features = network.features(self.encode_points(rays.origins[ray] + middle[:, None] * rays.directions[ray]))
-        density = t.new_zeros(n * s).index_copy(0, keep, network.density(features)).view(n, s)
-        if view is None:
-            rgb = t.new_zeros(n, s, 3)
-        else:
-            rgb = t.new_zeros(n * s, 3).index_copy(0, keep, network.colour(features, view, ray)).view(n, s, 3)
-        return ops.composite(rgb, density, t, rays.directions)
+        middle = ((t[:, 1:] + t[:, :-1]) / 2).flatten()
+
+        def encode(keep: Tensor, ray: Tensor) -> tuple[Tensor, "Tensor | float"]:
+            xyz = rays.origins[ray] + middle.index_select(0, keep)[:, None] * rays.directions[ray]
+            if not self.grid.contracted:
+                return self.encode_points(xyz), 1.0
+            places, _, radial = contract(xyz)
+            return self.encode_points(places), radial
+
+        return self._by_steps(network, rays, t, inside, view, encode)
 
     def encode_points(self, xyz: Tensor) -> Tensor:
         return ops.positional_encoding(xyz, 0, self.config.max_degree)

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medrecon.radiance.contraction import HALF, contract
 from medrecon.radiance.scene import Scene
-from medrecon.radiance.scene_setup import grid_shape
+from medrecon.radiance.scene_setup import cell_centres, grid_shape
 
 
 class OccupancyGrid(nn.Module):
     """Cells over the scene's bounds, refreshed from the field while it learns.
 
     Cells that the pictures show to be empty (``scene.occupied``) never come back; the others follow a decaying maximum
-    of the density found in them (Mueller 2022, instant-ngp, section "occupancy grids").
+    of the density found in them (Mueller 2022, instant-ngp, section "occupancy grids"). For an unbounded scene they are
+    cells of the contracted space, and what it calls densities are those per contracted length.
 
     Args:
         scene: gives bounds and known emptiness.
@@ -31,14 +33,18 @@ class OccupancyGrid(nn.Module):
 
     def __init__(self, scene: Scene, cells: int, threshold: float):
         super().__init__()
+        self.contracted = scene.unbounded
+        low, high = (np.full(3, -HALF), np.full(3, HALF)) if scene.unbounded else (scene.bounds_min, scene.bounds_max)
         known = scene.occupied
         if known is None:
-            known = np.ones(grid_shape(scene.bounds_min, scene.bounds_max, cells), bool)
+            known = np.ones(grid_shape(low, high, cells), bool)
         shape = known.shape
-        cell = (scene.bounds_max - scene.bounds_min) / np.array(shape)
+        cell = (high - low) / np.array(shape)
+        if scene.unbounded:  # a ball fills the cube; a cell that it touches counts
+            known = np.linalg.norm(cell_centres(low, high, shape), axis=-1) < HALF + cell.max()
         self.shape, self.cell = shape, float(cell.max())
         self.optical_threshold = -float(np.log1p(-threshold))
-        self.register_buffer("low", torch.tensor(scene.bounds_min, dtype=torch.float32))
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float32))
         self.register_buffer("inverse_cell", torch.tensor(1 / cell, dtype=torch.float32))
         self.register_buffer("known", torch.from_numpy(known.copy()).flatten())
         self.register_buffer("occupied", self.known.clone())
@@ -61,6 +67,10 @@ class OccupancyGrid(nn.Module):
         A pixel much wider than a cell shows matter that its middle misses; asked about points alone, the grid would
         cut a hard edge into what the pixel blurs.
         """
+        if self.contracted:
+            flat, across, radial = contract(xyz.reshape(-1, 3))
+            xyz = flat.view_as(xyz)
+            radius = None if radius is None else radius * (across * across * radial).view_as(radius) ** (1 / 3)
         index, inside = self._cell_index(xyz)
         if radius is None:
             return self.occupied[index] & inside

@@ -40,7 +40,7 @@ class TrainingConfig(ComponentConfig):
     unbounded: bool = Field(
         False,
         description="scenes seen from inside: matter may lie at any distance round the box of the points, and is drawn "
-        "in towards it (mip-NeRF 360's contraction), so that it costs few cells; mipgrid only",
+        "in towards it (mip-NeRF 360's contraction), so that it costs few cells",
     )
     background_share: float = Field(
         0.25, ge=0, lt=1, description="part of the rays drawn from a known black background (where there is one)"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from medrecon import ops
 from medrecon.config.base import ComponentConfig
 from medrecon.radiance.appearance import AppearanceCodes
+from medrecon.radiance.contraction import contract, spread_edges
 from medrecon.radiance.encoding import direction_size, encode_direction
 from medrecon.radiance.mlp import FieldMlp
 from medrecon.radiance.occupancy import OccupancyGrid
@@ -61,6 +63,7 @@ class TwoLevelRenderer(Renderer):
 
     n_networks = 1
     meets_surfaces = True
+    sees_far = True
 
     @property
     def appearance_size(self) -> int:
@@ -104,11 +107,35 @@ class TwoLevelRenderer(Renderer):
 
     # The same for both.
 
+    def _by_steps(
+        self, network: FieldMlp, rays: RayBatch, t: Tensor, inside: Tensor, view: Tensor | None, encode: Callable
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`composite`, network and compositing one after the other.
+
+        Args:
+            encode: (indices int64 [K] of samples, counted ray after ray, ray of each) -> their encoding [K, E] and by
+                what their densities are multiplied, [K] or 1.
+        """
+        n, s = inside.shape
+        keep = inside.flatten().nonzero().squeeze(1)
+        ray = torch.div(keep, s, rounding_mode="floor")
+        encoded, factor = encode(keep, ray)
+        features = network.features(encoded)
+        density = t.new_zeros(n * s).index_copy(0, keep, network.density(features) * factor).view(n, s)
+        if view is None:
+            rgb = t.new_zeros(n, s, 3)
+        else:
+            rgb = t.new_zeros(n * s, 3).index_copy(0, keep, network.colour(features, view, ray)).view(n, s, 3)
+        return ops.composite(rgb, density, t, rays.directions)
+
     def _first_edges(self, rays: RayBatch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """(int64 [A] rays that may meet matter, their edges [A, S+1]), spread over occupied stretches only."""
         n = self.config.probes
-        edges = torch.linspace(0, 1, n + 1, device=rays.near.device, dtype=rays.near.dtype)
-        t = rays.near + (rays.far - rays.near) * edges
+        if self.grid.contracted:
+            t = spread_edges(rays.near, rays.far, n)
+        else:
+            edges = torch.linspace(0, 1, n + 1, device=rays.near.device, dtype=rays.near.dtype)
+            t = rays.near + (rays.far - rays.near) * edges
         middle = (t[:, 1:] + t[:, :-1]) / 2
         points = rays.origins[:, None] + middle[..., None] * rays.directions[:, None]
         occupied = self.grid.contains(points, self.footprint(rays, middle)) & (rays.far > rays.near)
@@ -200,7 +227,12 @@ class TwoLevelRenderer(Renderer):
 
     def density(self, xyz: Tensor) -> Tensor:
         inside = self.grid.contains(xyz).nonzero().squeeze(1)
-        return xyz.new_zeros(len(xyz)).index_copy(0, inside, self._raw_density(xyz[inside]))
+        if self.grid.contracted:
+            places, _, radial = contract(xyz[inside])
+            found = self._raw_density(places) * radial
+        else:
+            found = self._raw_density(xyz[inside])
+        return xyz.new_zeros(len(xyz)).index_copy(0, inside, found)
 
 
 def _footprint(scene: Scene) -> float:

@@ -12,11 +12,11 @@ from medrecon.errors import StageError
 from medrecon.images import write_png
 from medrecon.progress import Quiet
 from medrecon.radiance import Scene, TrainingConfig, load_field
-from medrecon.radiance.contraction import contract
+from medrecon.radiance.contraction import contract, contract_gaussians, spread_edges
 from medrecon.radiance.paths import look_at
 from medrecon.radiance.train import train
 from medrecon.runfolder import RunFolder
-from medrecon.types import Camera, Frame, FrameSet, SparseModel
+from medrecon.types import Camera, Frame, FrameSet, RayBatch, SparseModel
 
 FLOOR, WALL, SIZE = 10.0, 200.0, 32  # how far below the cameras, and a sphere's radius
 CAMERA = Camera("SIMPLE_PINHOLE", SIZE, SIZE, (0.6 * SIZE, SIZE / 2, SIZE / 2))
@@ -76,9 +76,13 @@ GRID = {"width": 16, "levels": 4, "log2_size": 12, "finest": 32, "samples": 48, 
         "samples_per_batch": 16384, "direction_degree": 0, "appearance_size": 0, "density_shift": 0.0}  # fmt: skip
 
 
-def look(data, folder, **more):
+NET = {"width": 32, "coarse_samples": 12, "fine_samples": 12, "probes": 48, "max_degree": 6, "occupancy_cells": 32,
+       "direction_degree": 0, "appearance_size": 0}  # fmt: skip
+
+
+def look(data, folder, name="mipgrid", **more):
     """Squared errors and z-depths found, true z-depths: [rays] of the held-out pictures."""
-    renderer = medrecon.create("renderer", "mipgrid", **GRID)
+    renderer = medrecon.create("renderer", name, **(GRID if name == "mipgrid" else NET))
     train(*data, renderer, training(**more), folder / "stages" / "radiance", 0, "cpu", Quiet())
     field, scene = load_field(RunFolder(folder))
     errors, found, true = [], [], []
@@ -102,6 +106,65 @@ def test_what_lies_far_behind_the_points_is_seen(tmp_path, data):
     assert psnr(error, far) > 16 and psnr(error, far) > psnr(boxed, far) + 6
     # The wall is 8 times as far as the cameras are apart: how far, little says but that it is far.
     assert 0.3 < np.median((found / true)[far]) < 1.5
+
+
+def test_a_network_sees_it_too(tmp_path, data):
+    error, _, true = look(data, tmp_path, "mipnerf", unbounded=True, iterations=200, rays_per_batch=256)
+    assert -10 * np.log10(error[true > 100].mean()) > 15.5  # black would be 6.1, the mean colour 14.4
+
+
+def some_rays(n, reach):
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda *size: torch.rand(*size, generator=generator, dtype=torch.float64)  # noqa: E731
+    rays = RayBatch(
+        draw(n, 3) - 0.5, draw(n, 3) - 0.5, 0.02 * draw(n, 1), 0.01 * draw(n, 1) + 1e-3, reach * (draw(n, 1) + 0.1),
+        torch.zeros(n, dtype=torch.int64),
+    )  # fmt: skip
+    return rays
+
+
+def test_contracted_gaussians():
+    """Against J cov J^T with the Jacobian by autograd and the covariance of mip-NeRF's equations 7 and 8."""
+    rays = some_rays(12, 9.0)
+    t = spread_edges(rays.near, rays.far, 6)
+    assert torch.allclose(t[:, :1], rays.near) and torch.allclose(t[:, -1:], rays.far) and (t.diff() > 0).all()
+    mean, var, radial = contract_gaussians(rays, t)
+    far = 0
+    for n in range(12):
+        d = rays.directions[n]
+        for k in range(6):
+            mu, h = (t[n, k] + t[n, k + 1]) / 2, (t[n, k + 1] - t[n, k]) / 2
+            below = 3 * mu**2 + h**2
+            along = h**2 / 3 - 4 / 15 * h**4 * (12 * mu**2 - h**2) / below**2
+            across = rays.radii[n, 0] ** 2 * (mu**2 / 4 + 5 / 12 * h**2 - 4 / 15 * h**4 / below)
+            cov = along * torch.outer(d, d)
+            cov += across * (torch.eye(3, dtype=torch.float64) - torch.outer(d, d) / (d @ d))
+            middle = rays.origins[n] + (mu + 2 * mu * h**2 / below) * d
+            jacobian = torch.autograd.functional.jacobian(lambda x: contract(x[None])[0][0], middle)
+            assert torch.allclose(mean[n, k], contract(middle[None])[0][0], atol=1e-12)
+            assert torch.allclose(var[n, k], (jacobian @ cov @ jacobian.T).diagonal(), rtol=1e-6, atol=1e-14)
+            assert torch.isclose(radial[n, k], 1 / (middle @ middle).clamp(min=1))
+            far += bool(middle.norm() > 1)
+    assert 10 < far < 60
+
+
+@pytest.mark.parametrize("name", ["nerf", "mipnerf"])
+def test_within_the_ball_nothing_is_contracted(data, name):
+    scene = Scene.from_sparse(*data, training(unbounded=True))
+    far, near = (medrecon.create("renderer", name, **NET) for _ in range(2))
+    far.setup(scene, scene.train_ids, 0)
+    near.setup(replace(scene, unbounded=False), scene.train_ids, 0)
+    rays = some_rays(30, 0.2)
+    rays = RayBatch(
+        *(x.float() for x in (rays.origins, rays.directions, rays.radii, rays.near, rays.far)), rays.frame_ids
+    )
+    t = spread_edges(rays.near, rays.far, 8)
+    inside = torch.rand(30, 8, generator=torch.Generator().manual_seed(0)) < 0.8
+    view = torch.zeros(30, 3)
+    with torch.no_grad():
+        for a, b in zip(*(f.composite(f.networks[0], rays, t, inside, view) for f in (far, near))):
+            assert torch.allclose(a, b, atol=1e-5)
+        assert torch.allclose(far.density(rays.origins), far._raw_density(rays.origins), rtol=1e-4)
 
 
 def test_the_scene_keeps_that_it_is_unbounded(tmp_path, data):
