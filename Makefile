@@ -1,12 +1,12 @@
 # Another interpreter, another set of versions: make test PYTHON=python3.10 VENV=.venv-3.10 PINS=constraints-oldest.txt
-# make install | demo | test | test-fast | test-plugins | parity | check-data | lint | sanitize | wheel | clean
+# make install | demo | test | test-fast | test-plugins | bench | parity | check-data | lint | sanitize | wheel | clean
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PINS   := constraints.txt
 
-.PHONY: install demo test test-fast test-plugins parity check-data lint sanitize wheel clean
+.PHONY: install demo test test-fast test-plugins bench parity check-data lint sanitize wheel clean
 
 install: $(STAMP)
 
@@ -37,6 +37,15 @@ test-fast: install
 # Every plugin package, and a newly scaffolded one of each kind, passes its own tests in a virtual environment of its own.
 test-plugins:
 	PYTHON=$(PYTHON) PINS=$(PINS) plugins/check_all.sh
+
+# The paper's tables and figures on one page, runs/bench/index.html; the same command resumes. make bench SEEDS=3
+SEEDS ?= 1
+bench: install
+	$(BIN)/python -m pip install --quiet -c $(PINS) --no-build-isolation -e '.[bench]'
+	$(BIN)/medrecon data fetch --optional colin27
+	$(BIN)/medrecon weights fetch --optional lpips-alexnet disk-depth lightglue-disk
+	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor $(ACCEPT_LICENSE:%=--accept-license %))
+	$(BIN)/medrecon bench all --out runs/bench --seeds $(SEEDS)
 
 # The released SuperPoint and SuperGlue weights give what an independent implementation gives. The weights are for
 # non-commercial research only: make parity ACCEPT_LICENSE=magicleap

@@ -101,7 +101,27 @@ def _group() -> typer.Typer:
         _run("front-ends", options, out, quick, seeds or 1, silent)
 
     for name, says in STUDIES.items():
-        group.command(name, help=says)(_study(name))
+        group.command(name, help=says)(_study((name,)))
+    group.command("all", help="Every table and figure of the paper, in one folder and on one page.")(
+        _study(tuple(STUDIES))
+    )
+
+    @group.command("compare")
+    def compare_command(
+        first: Path = typer.Argument(..., metavar="A", help="Folder of results."),
+        second: Path = typer.Argument(..., metavar="B", help="Another."),
+    ):
+        """What moved from A to B by more than the spread over seeds; ends with code 1 when something did."""
+        from medrecon.bench.suite.compare import compare
+
+        moves, alone = compare(first, second)
+        for m in moves:
+            print(f"{m.where}: {m.figure} {m.before:.4g} -> {m.after:.4g}")
+        for text in alone:
+            print(text)
+        print(f"{len(moves)} figures moved" if moves else "nothing moved beyond the spread")
+        if moves:
+            raise typer.Exit(1)
 
     @group.command("speed")
     def speed(
@@ -174,7 +194,7 @@ STUDIES = {
 }
 
 
-def _study(name: str) -> Callable[..., None]:
+def _study(names: tuple[str, ...]) -> Callable[..., None]:
     def command(
         out: Path = OUT,
         quick: bool = QUICK,
@@ -197,13 +217,14 @@ def _study(name: str) -> Callable[..., None]:
 
         display = Display(quiet=silent)
         out.mkdir(parents=True, exist_ok=True)
-        with display.during(name, f"benchmark {name}"):
-            files = run_study(
-                name, out, display, quick=quick, seeds=seeds or 1, jobs=jobs, threads=threads, budget=budget,
-                methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n),
-            )  # fmt: skip
-        print(next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"))
-        print(f"results   {', '.join(map(str, files))}")
+        for name in names:
+            with display.during(name, f"benchmark {name}"):
+                files = run_study(
+                    name, out, display, quick=quick, seeds=seeds or 1, jobs=jobs, threads=threads, budget=budget,
+                    methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n),
+                )  # fmt: skip
+            print(next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"))
+            print(f"results   {', '.join(map(str, files))}")
 
     return command
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from medrecon.bench.suite import figures, outputs, plots, street
+from medrecon.bench.suite.compare import compare
+from medrecon.bench.suite.page import write_page
+from medrecon.errors import InputError
 from medrecon.progress import Quiet
 from medrecon.radiance.scene import Scene
 
@@ -90,3 +93,43 @@ def test_verdicts_of_figure_5():
     assert holds(rows({40: 1.0, 100: -0.5})) == ["no", "no", "no"]
     assert holds(rows({40: 1.0}, failed="x"))[:2] == ["cannot be judged"] * 2
     assert holds([]) == ["cannot be judged"] * 3
+
+
+def test_one_page_shows_tables_plots_and_verdicts(done, tmp_path):
+    _, five, seven = done
+    about = {"about": {"titles": {"orbit": "an <orbit>"}}}
+    for name, results in (("fig5", five), ("fig7", seven)):
+        outputs.write(name, {**results, **about}, tmp_path, PUBLISHED)
+        plots.draw(name, results, tmp_path)
+    page = write_page(tmp_path).read_text()
+    assert page.count("data:image/png;base64,") == 2 and "an &lt;orbit&gt;" in page and "<orbit>" not in page
+    assert "src='http" not in page and "the classical NeRF in PSNR at every number" in page and "28.32" in page
+    assert write_page(tmp_path / "nothing") is None
+
+
+def test_compare_says_what_moved_and_what_did_not(done, tmp_path):
+    _, five, _ = done
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder in (a, b):
+        outputs.write("fig5", five, folder, PUBLISHED)
+    assert compare(a, b) == ([], [])
+    data = json.loads((b / "fig5.json").read_text())
+    row, gone = data["rows"][0], data["rows"].pop()
+    before = row["psnr_db"]["mean"]
+    row["psnr_db"]["mean"] = before * 1.2
+    row["ssim"]["mean"] *= 1.01  # within 5 % of a single seed
+    (b / "fig5.json").write_text(json.dumps(data))
+    (move,), (alone,) = compare(a, b)
+    assert move.figure == "psnr_db" and move.after == pytest.approx(1.2 * before) and str(row["pictures"]) in move.where
+    assert gone["field"] in alone and "only in" in alone
+    # With seeds the spread decides: a gap of 1 with standard errors of 0.6 is noise, of 0.2 it is not.
+    for std, moved in ((1.2, 0), (0.4, 1)):
+        for folder, mean in ((a, 20.0), (b, 21.0)):
+            data = json.loads((folder / "fig5.json").read_text())
+            for r in data["rows"]:
+                r.update({n: None for n in ("ssim", "ms_ssim", "lpips")}, psnr_db={"mean": mean, "std": std, "n": 4})
+            data["rows"] = data["rows"][:1]
+            (folder / "fig5.json").write_text(json.dumps(data))
+        assert len(compare(a, b)[0]) == moved
+    with pytest.raises(InputError, match="no results in common"):
+        compare(a, tmp_path)

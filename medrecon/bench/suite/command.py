@@ -9,6 +9,7 @@ from typing import Any
 
 from medrecon.bench.methods import left_out, parse
 from medrecon.bench.suite import figures, outputs, plots, tables
+from medrecon.bench.suite.page import write_page
 from medrecon.bench.suite.sequences import default_folder, load_sequences
 from medrecon.bench.suite.street import SuiteOptions
 from medrecon.errors import InputError
@@ -80,4 +81,6 @@ def run_study(
         "machine": machine(), "versions": package_versions(),
     }  # fmt: skip
     files = outputs.write(name, results, Path(out), options.published)
-    return files + plots.draw(name, results, Path(out))
+    files += plots.draw(name, results, Path(out))
+    page = write_page(Path(out))
+    return [*files, page]

@@ -112,16 +112,16 @@ def markdown(layout: Layout, results: dict[str, Any], paper: dict[str, Any] | No
     for sequence in dict.fromkeys(r["sequence"] for r in rows):
         parts.append(f"## {about.get('titles', {}).get(sequence, sequence)}\n")
         mine = [r for r in rows if r["sequence"] == sequence]
-        lines = [_cells(r, layout) for r in mine]
-        parts.append(markdown_table(_head(layout), lines))
+        lines = [cells(r, layout) for r in mine]
+        parts.append(markdown_table(head(layout), lines))
         parts += [f"{r['method']} failed: {r['failed'].split('. attempt')[0]}\n" for r in mine if r.get("failed")]
     if paper:
         parts.append("## Published, on sequences that were never made public\n")
         names = list(next(iter(paper["rows"].values())))
-        head = ["method", *(f"{n}, sequence {k}" for k in paper["sequences"] for n in names)]
+        top = ["method", *(f"{n}, sequence {k}" for k in paper["sequences"] for n in names)]
         lines = [[m, *(str(v[n][k]) for k in range(len(paper["sequences"])) for n in names)]
                  for m, v in paper["rows"].items()]  # fmt: skip
-        parts.append(markdown_table(head, lines))
+        parts.append(markdown_table(top, lines))
     if results.get("verdicts"):
         parts.append("## Does the paper's claim hold on this data?\n")
         parts.append(
@@ -134,11 +134,13 @@ def markdown(layout: Layout, results: dict[str, Any], paper: dict[str, Any] | No
     return "\n".join(parts)
 
 
-def _head(layout: Layout) -> list[str]:
+def head(layout: Layout) -> list[str]:
+    """Headings of a row's :func:`cells`."""
     return [*layout.keys, *(c.heading for c in layout.columns)]
 
 
-def _cells(row: dict[str, Any], layout: Layout) -> list[str]:
+def cells(row: dict[str, Any], layout: Layout) -> list[str]:
+    """A row in words."""
     return [*(str(row[k]) for k in layout.keys), *(cell(row.get(c.name), c.digits) for c in layout.columns)]
 
 
@@ -160,7 +162,7 @@ def latex(layout: Layout, rows: Sequence[dict[str, Any]]) -> str:
         f"% {layout.title}",
         r"\begin{tabular}{l" + "l" * len(layout.keys) + "r" * len(layout.columns) + "}",
         r"\toprule",
-        " & ".join(["sequence", *_head(layout)]) + r" \\",
+        " & ".join(["sequence", *head(layout)]) + r" \\",
         r"\midrule",
     ]
     before = None
@@ -168,7 +170,7 @@ def latex(layout: Layout, rows: Sequence[dict[str, Any]]) -> str:
         if before not in (None, r["sequence"]):
             lines.append(r"\addlinespace")
         name = "" if r["sequence"] == before else r["sequence"]
-        texts = [_escaped(text).replace("±", r"$\pm$") for text in (name, *_cells(r, layout))]
+        texts = [_escaped(text).replace("±", r"$\pm$") for text in (name, *cells(r, layout))]
         lines.append(" & ".join(texts) + r" \\")
         before = r["sequence"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
