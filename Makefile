@@ -41,7 +41,6 @@ test-plugins:
 # The paper's tables and figures on one page, runs/bench/index.html; the same command resumes. make bench SEEDS=3
 SEEDS ?= 1
 bench: install
-	$(BIN)/python -m pip install --quiet -c $(PINS) --no-build-isolation -e '.[bench]'
 	$(BIN)/medrecon data fetch --optional colin27
 	$(BIN)/medrecon weights fetch --optional lpips-alexnet disk-depth lightglue-disk
 	$(if $(ACCEPT_LICENSE),$(BIN)/medrecon weights fetch superpoint superglue-outdoor $(ACCEPT_LICENSE:%=--accept-license %))

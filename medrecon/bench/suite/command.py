@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.bench.methods import left_out, parse
+from medrecon.bench.plots import require_matplotlib
 from medrecon.bench.suite import figures, outputs, plots, tables
 from medrecon.bench.suite.page import write_page
 from medrecon.bench.suite.sequences import default_folder, load_sequences
@@ -51,12 +52,14 @@ def run_study(
     """Files of the table NAME in ``out``; tables in the same folder share their runs.
 
     Raises:
-        ConfigError: unknown sequences or methods.
+        ConfigError: unknown sequences or methods, or no matplotlib for a figure.
         InputError: not one sequence has its volume here.
         StageError: not one method can be run.
     """
     from medrecon.pipeline.manifest import machine, package_versions
 
+    if name in plots.DRAWN:
+        require_matplotlib()  # better before the hours than after
     folder = default_folder() if sequences is None else Path(sequences)
     found, missing = load_sequences(folder, only, quick)
     for sequence, why in missing.items():
