@@ -51,7 +51,7 @@ def rasterise(
     view, k = viewmats[0], Ks[0]
     if sh_degree is not None:
         eye = -view[:3, :3].T @ view[:3, 3]
-        basis = harmonics(sh_degree, (means - eye).detach())
+        basis = harmonics(sh_degree, means - eye)
         colors = ((basis[..., None] * colors).sum(1) + 0.5).clamp_min(0)
     centre, z, covariance = project(means, quats, scales, view, k)
     if render_mode == "RGB+D":
