@@ -31,6 +31,16 @@ def add(app: typer.Typer) -> None:
 def _group() -> typer.Typer:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, epilog=ORDER)
 
+    @group.callback()
+    def alone():
+        from medrecon.pipeline import processes
+
+        if processes.processes() > 1:
+            raise ConfigError(
+                f"{processes.processes()} processes were started, and weights are trained by one",
+                "the same command without torchrun (which shares the training of radiance fields)",
+            )
+
     @group.command("data", epilog="Example: medrecon train data --out data/train")
     def data_command(
         out: Path = typer.Option(..., "--out", help="Folder for the shards, about 40 MB."),

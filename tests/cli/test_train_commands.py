@@ -57,6 +57,13 @@ def test_help_teaches(capfd):
         assert f"Example: medrecon train {name}" in " ".join(capfd.readouterr().out.split())
 
 
+def test_processes_of_torchrun_do_not_train_weights_side_by_side(capfd, monkeypatch, tmp_path):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    call("train", "superpoint", "--data", tmp_path, "--out", tmp_path / "out", code=2)
+    assert "2 processes were started" in capfd.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_exported_weights_match_pictures(capfd, tmp_path, trained):
     for kind in ("sp", "sg"):
         call("train", "export", trained / kind, "--out", tmp_path)
