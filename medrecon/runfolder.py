@@ -8,7 +8,7 @@ OUT/stages/masks/      frames.json masks/*.png
 OUT/stages/features/   <frame_id>.npz
 OUT/stages/matching/   graph.npz
 OUT/stages/sfm/        model.json model.npz
-OUT/stages/radiance/   scene.json field.safetensors field.json history.json
+OUT/stages/radiance/   scene.json field.safetensors field.json history.json [poses.json]
 OUT/stages/render/     renders.json heldout/<frame_id>.png depth/ opacity/ path.mp4
                        path_depth.mp4 maps/<frame_id>.npz median/ spread/ normals/
 OUT/stages/surface/    mesh.npz
@@ -19,10 +19,11 @@ OUT/stages/export/     the files of every exporter
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from medrecon.errors import InputError
-from medrecon.types import Features, FrameSet, MatchGraph, Mesh, Metric, SparseModel, Truth
+from medrecon.types import Features, FrameSet, MatchGraph, Mesh, Metric, Rigid3, SparseModel, Truth
 from medrecon.types.storage import read_json
 
 
@@ -100,6 +101,23 @@ class RunFolder:
     @property
     def sparse(self) -> SparseModel:
         return SparseModel.load(self._need("sfm"))
+
+    @property
+    def pose_refinement(self) -> dict | None:
+        """poses.json: how far the training moved the poses and how held-out ones were found; None: it did not."""
+        path = self.stage_dir("radiance") / "poses.json"
+        return read_json(path) if self.has("radiance") and path.is_file() else None
+
+    @property
+    def posed(self) -> SparseModel:
+        """The sparse model with the poses that the field and the surface go by: those of structure from motion, or,
+        where the training refined them, the refined ones. Points and tracks stay as they are."""
+        sparse = self.sparse
+        if self.pose_refinement is None:
+            return sparse
+        poses = read_json(self.stage_dir("radiance") / "scene.json")["cam_from_sfm"]
+        refined = {int(i): Rigid3.from_matrix(m) for i, m in poses.items()}
+        return replace(sparse, cam_from_world={**sparse.cam_from_world, **refined})
 
     @property
     def mesh(self) -> Mesh:

@@ -98,5 +98,5 @@ class ImageQualityAnalysis:
             notes.append("no view was held out")
         value = float(np.mean(values)) if values else None
         spread = float(np.std(values)) if len(values) > 1 else None
-        source = f"held-out renders, appearance {renders.appearance}"
+        source = f"held-out renders, {renders.words}"
         return Metric(key, value, unit, better, spread, len(values), source, "; ".join(notes))

@@ -35,7 +35,9 @@ class TruthAnalysis:
 
     All lengths are measured after one similarity that takes the reconstruction to the true world, found from the
     camera centres alone (the surface is never fitted to the true surface), so they say how good the *shape* is; how
-    good the reconstruction's own scale is stands in ``scale_error_percent``.
+    good the reconstruction's own scale is stands in ``scale_error_percent``. Where the training refined the poses
+    ``ate_refined_mm`` and ``rotation_refined_deg`` stand beside those of structure from motion, and the similarity is
+    that of the refined ones.
 
     Surfaces are compared on what the registered cameras saw: the true side is their depth maps, back-projected; the
     reconstructed side is the first hits of the estimated cameras' rays. ``surface_*`` go from the reconstruction to
@@ -69,6 +71,10 @@ class TruthAnalysis:
             note = f"not comparable: {e.cause}"
             return metrics + [Metric(n, None, "mm", "lower", note=note) for n in ("ate_mm", "surface_mean_mm")]
         metrics += _camera_metrics(errors, sparse, truth)
+        if run.pose_refinement is not None:
+            sparse = run.posed
+            errors = pose_errors(sparse.cam_from_world, truth.cam_from_world_mm)
+            metrics += _refined_metrics(errors)
         metrics += self._surface(run, sparse, truth, errors.reference_from_estimate, progress)
         return metrics + _depth(run, truth, errors.reference_from_estimate)
 
@@ -135,6 +141,20 @@ def _camera_metrics(errors: PoseErrors, sparse: SparseModel, truth: Truth) -> li
         note = f"of the scale from {sparse.scale.source}, against the best similarity"
         out.append(metric("scale_error_percent", 100 * abs(ratio - 1), "%", note))
     return out
+
+
+def _refined_metrics(errors: PoseErrors) -> list[Metric]:
+    n, source = len(errors.frame_ids), "camera poses refined beside the field"
+    return [
+        Metric(
+            "ate_refined_mm", errors.ate, "mm", "lower", float(errors.center.std()), n, source,
+            f"root mean square, {_ALIGNED}",
+        ),
+        Metric(
+            "rotation_refined_deg", float(errors.rotation_deg.mean()), "deg", "lower",
+            float(errors.rotation_deg.std()), n, source, _ALIGNED,
+        ),
+    ]  # fmt: skip
 
 
 def _depth(run: "RunFolder", truth: Truth, world_from_sfm: Sim3) -> list[Metric]:

@@ -36,7 +36,7 @@ class TransformsExporter:
 
     def export(self, run: "RunFolder", out_dir: Path) -> list[Path]:
         """Raises InputError when the run has no sparse model."""
-        sparse, frames = run.sparse, run.frames.by_id()
+        sparse, frames = run.posed, run.frames.by_id()
         path = Path(out_dir) / stamped("transforms", ".json", sparse.scale)
         entries = []
         for i in sparse.registered_ids:

@@ -30,6 +30,21 @@ def _sparse_metrics(run: RunFolder) -> tuple[list[Metric], Scale]:
     ], sparse.scale
 
 
+def _refinement_metrics(run: RunFolder, scale: Scale) -> list[Metric]:
+    """How far the training moved the poses of its pictures; nothing where it did not."""
+    facts, source = run.pose_refinement, "poses refined beside the field, against those of structure from motion"
+    if facts is None:
+        return []
+    factor, unit = (scale.metric_from_sfm.scale, "mm") if scale.is_metric else (1.0, "units")
+    return [
+        *(Metric(f"pose_turn_{k}_deg", facts[f"turn_{k}_deg"], "deg", source=source) for k in ("median", "largest")),
+        *(
+            Metric(f"pose_shift_{k}_{unit}", factor * facts[f"shift_{k}_sfm"], unit, source=source)
+            for k in ("median", "largest")
+        ),
+    ]
+
+
 def summarise(run: RunFolder, manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Metric], Scale]:
     """(content of result.json, metrics by name, scale) from what the run has so far."""
     done = {s["name"] for s in manifest["stages"]}
@@ -40,6 +55,8 @@ def summarise(run: RunFolder, manifest: dict[str, Any]) -> tuple[dict[str, Any],
     if "sfm" in done:
         more, scale = _sparse_metrics(run)
         metrics += more
+    if "radiance" in done:
+        metrics += _refinement_metrics(run, scale)
     if "analysis" in done:
         metrics += run.metrics
     by_name = {m.name: m for m in metrics}

@@ -8,15 +8,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medrecon.errors import InputError
 from medrecon.radiance.field_files import read_tensors, sha256, write_tensors
 from medrecon.radiance.renderer import Renderer
+from medrecon.types import Rigid3
 from medrecon.types.storage import read_json, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "checkpoint.json"
 MOST_SHARE = 0.02  # of the time goes into checkpoints, where their interval is not given,
 LEAST_SECONDS, MOST_SECONDS = 5.0, 60.0  # which then lies between these
@@ -31,12 +33,16 @@ class Trace:
         seconds: time spent, over all sittings.
         history: entries of history.json.
         window: sums since the last entry: loss, mean squared error, steps.
+        poses: of the training pictures by frame id, camera from field; empty where they are not refined.
+        pose_rounds: refinements of them that are done.
     """
 
     step: int = 0
     seconds: float = 0.0
     history: list[dict] = field(default_factory=list)
     window: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    poses: dict[int, Rigid3] = field(default_factory=dict)
+    pose_rounds: int = 0
 
 
 def _optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -119,6 +125,8 @@ class Checkpoints:
             "seconds": trace.seconds,
             "window": list(trace.window),
             "history": list(trace.history),
+            "poses": {str(i): pose.matrix().tolist() for i, pose in trace.poses.items()},
+            "pose_rounds": trace.pose_rounds,
         }
         self.cost_s = time.monotonic() - begun
         self._writing = self._thread.submit(_write, self._folder, self._copies, data)
@@ -162,13 +170,15 @@ def load(folder: Path, renderer: Renderer, optimiser: torch.optim.Optimizer, see
         if {k: data[k] for k in ("name", "options")} != renderer.describe() or int(data["seed"]) != seed:
             raise ValueError("it was made with another renderer, other options or another seed")
         window = [float(x) for x in data["window"]]
-        trace = Trace(int(data["step"]), float(data["seconds"]), [dict(h) for h in data["history"]], window)
+        history = [dict(h) for h in data["history"]]
+        poses = {int(i): Rigid3.from_matrix(np.array(m)) for i, m in data["poses"].items()}
+        trace = Trace(int(data["step"]), float(data["seconds"]), history, window, poses, int(data["pose_rounds"]))
         path = folder / Path(str(data["tensors"])).name  # a name, never a path out of the folder
         if trace.step < 0 or len(window) != 3:
             raise ValueError("step or window make no sense")
         if not path.is_file() or sha256(path) != data["sha256"]:
             raise ValueError("its tensors are missing or damaged")
-    except (KeyError, TypeError, ValueError) as e:
+    except (AttributeError, IndexError, InputError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{folder / NAME} cannot be used: {e}", "remove it to train from the start") from e
     found = read_tensors(path, _tensors(renderer, optimiser))
     device = next(renderer.parameters()).device

@@ -107,7 +107,8 @@ def render_views(run: RunFolder, render: RenderConfig, out_dir: Path, device: st
         views.append(view)
         progress.advance(1)
     video, depth_video = _write_videos(renderer, scene, render, out_dir, device, progress)
-    Renders(renderer.name, heldout.words, tuple(views), video, png_step, depth_video).save(out_dir)
+    poses = (run.pose_refinement or {}).get("heldout", "")
+    Renders(renderer.name, heldout.words, tuple(views), video, png_step, depth_video, poses).save(out_dir)
 
 
 def _write_videos(

@@ -90,6 +90,7 @@ class Renders:
     path_video: mp4, None when there is none.
     png_step_sfm: reconstruction units per grey level of the 16-bit pictures of median depth and spread.
     depth_video: of the path of ``path_video``, None when there is none.
+    poses: in words, where the views' poses are from, if not from structure from motion.
     """
 
     renderer: str
@@ -98,6 +99,12 @@ class Renders:
     path_video: Path | None = None
     png_step_sfm: float | None = None
     depth_video: DepthVideo | None = None
+    poses: str = ""
+
+    @property
+    def words(self) -> str:
+        """What stands beside every figure measured on the views."""
+        return f"appearance {self.appearance}" + (f", poses {self.poses}" if self.poses else "")
 
     def save(self, folder: Path) -> None:
         """Writes renders.json with paths relative to the folder."""
@@ -121,6 +128,7 @@ class Renders:
             "path_video": rel(self.path_video) if self.path_video else None,
             "png_step_sfm": self.png_step_sfm,
             "depth_video": depth and {"file": rel(depth.path), "near_sfm": depth.near_sfm, "far_sfm": depth.far_sfm},
+            "poses": self.poses,
         }
         write_json(folder / NAME, data)
 
@@ -147,8 +155,7 @@ class Renders:
             depth = data.get("depth_video")
             if depth is not None:
                 depth = DepthVideo(folder / depth["file"], float(depth["near_sfm"]), float(depth["far_sfm"]))
-            return Renders(
-                str(data["renderer"]), str(data["appearance"]), views, video, data.get("png_step_sfm"), depth
-            )
+            step, poses = data.get("png_step_sfm"), str(data.get("poses", ""))
+            return Renders(str(data["renderer"]), str(data["appearance"]), views, video, step, depth, poses)
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f"{folder / NAME} does not describe renders: {e}", "rerun with --force render") from e

@@ -48,6 +48,11 @@ class TrainingConfig(ComponentConfig):
     depth_weight: float = Field(
         0.003, ge=0, le=10, description="how much the sparse points count: free sight up to each, matter at it; 0 = not"
     )
+    pose_refinement: Literal["none", "recovered", "all"] = Field(
+        "none",
+        description="turn the poses beside the field until pictures fit: recovered: those that structure from motion "
+        "found, but not where the frames brought them; all: given ones too, such as a tracker's",
+    )
     holdout_every: int = Field(8, ge=0, description="every k-th registered frame is held out for checking; 0 = none")
     heldout_ids: tuple[int, ...] | None = Field(
         None, description="numbers of the frames to hold out, whichever of them register; none: as holdout_every says"

@@ -16,6 +16,7 @@ from medrecon.radiance.field_files import save_field
 from medrecon.radiance.glance import Glance, psnr_db_of, step_seed
 from medrecon.radiance.interrupt import DeferredInterrupt
 from medrecon.radiance.pictures import PixelPool
+from medrecon.radiance.pose_refinement import PoseRefinement
 from medrecon.radiance.renderer import Renderer
 from medrecon.radiance.scene import Scene
 from medrecon.radiance.schedule import Schedule
@@ -27,6 +28,8 @@ from medrecon.types import FrameSet, SparseModel
 from medrecon.types.storage import write_json
 
 __all__ = ["TrainingConfig", "train"]
+
+POSE_SEEDS = 2**32  # from here on, beyond all steps
 
 
 def train(
@@ -42,9 +45,9 @@ def train(
 ) -> None:
     """Trains a renderer on the registered frames.
 
-    Writes scene.json, field.safetensors, field.json and history.json. What a killed run with the same settings left in
-    ``out_dir`` is taken up again; the result is then bit for bit that of an undisturbed run, unless the clock ends it
-    (``training.minutes``).
+    Writes scene.json, field.safetensors, field.json, history.json and, where poses are refined, poses.json. What a
+    killed run with the same settings left in ``out_dir`` is taken up again; the result is then bit for bit that of an
+    undisturbed run, unless the clock ends it (``training.minutes``).
 
     Args:
         team: processes that all call this, in the block of their team, with the same arguments. Each draws rays of its
@@ -81,10 +84,13 @@ def train(
     pools = [p.to(device) for p in _pyramid(scene, frames, training, kind)]
     told = training.depth_weight > 0 and renderer.meets_surfaces
     points = SparseDepth(scene, sparse, device) if told else None
+    poses = PoseRefinement.of(scene, frames, sparse, pools, training, renderer, progress)
     looks = scene.heldout_ids and training.evaluate_every
     glance = Glance(scene, frames, seed, device, team, renderer.whole_views) if looks else None
     optimiser = renderer.optimiser(training.learning_rate)
     trace = _resume(out_dir, renderer, optimiser, seed, progress, team)
+    if poses:
+        poses.begin(trace)
     buffers = Buffers(renderer)
 
     schedule = Schedule.of(training, renderer.iterations)
@@ -95,6 +101,8 @@ def train(
     with DeferredInterrupt(team) as interrupt, checkpoints:
         try:
             while not schedule.over(trace):
+                if poses:  # all of a team do the same: their fields and seeds are
+                    poses.round_if_due(renderer, schedule, trace, step_seed(seed, POSE_SEEDS + trace.step))
                 _step(renderer, optimiser, scene, pools, points, schedule, trace, seed, device, team, buffers)
                 second = int(trace.seconds)
                 (trace.seconds,) = team.of_leader(before + time.monotonic() - started)
@@ -111,6 +119,8 @@ def train(
             raise
     if team.leads:
         write_json(out_dir / "history.json", trace.history)
+        if poses:
+            scene = poses.finish(renderer, trace, out_dir, sparse, progress)
         save_field(out_dir, renderer, scene, trace.step, seed)
         checkpoint.remove(out_dir)
 

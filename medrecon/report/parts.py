@@ -45,6 +45,7 @@ class Parts:
     features: Part[FeatureFolder]
     graph: Part[MatchGraph]
     sparse: Part[SparseModel]
+    refinement: Part[str]
     history: Part[tuple[TrainingStep, ...]]
     renders: Part[Renders]
     mesh: Part[Mesh]
@@ -70,6 +71,16 @@ def _history(folder: Path) -> tuple[TrainingStep, ...]:
     )
 
 
+def _refinement(run: RunFolder) -> str:
+    """What the training did to the poses, in words; empty where it left them alone."""
+    from medrecon.radiance.pose_refinement import describe
+
+    facts = run.pose_refinement
+    if facts is None:
+        return ""
+    return f"{describe(facts, run.sparse.scale)}. The curve is drawn from the held-out views' unrefined poses."
+
+
 def _mapping(data: Any) -> dict:
     if not isinstance(data, dict):
         raise ValueError("not a mapping")
@@ -84,7 +95,8 @@ def gather(run: RunFolder) -> Parts:
         frames=_part(run, "source", lambda: run.frames),
         features=_part(run, "features", lambda: run.features),
         graph=_part(run, "matching", lambda: run.graph),
-        sparse=_part(run, "sfm", lambda: run.sparse),
+        sparse=_part(run, "sfm", lambda: run.posed),
+        refinement=_part(run, "radiance", lambda: _refinement(run)),
         history=_part(run, "radiance", lambda: _history(run.stage_dir("radiance"))),
         renders=_part(run, "render", lambda: Renders.load(run.stage_dir("render"))),
         mesh=_part(run, "surface", lambda: run.mesh),

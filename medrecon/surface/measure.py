@@ -148,7 +148,7 @@ def measure_pixels(run: "RunFolder", frame_id: int, a_px: Sequence[float], b_px:
 
 def _first_hit(run: "RunFolder", mesh: Mesh, locator: MeshLocator, pick: PixelPick) -> tuple[np.ndarray, float]:
     """The point the pixel shows, and its z-depth, in the frame and unit of the mesh."""
-    sparse = run.sparse
+    sparse = run.posed
     if pick.frame_id not in sparse.cam_from_world:
         raise InputError(f"frame {pick.frame_id} is not registered", "pick in a registered frame")
     camera = sparse.cameras[pick.frame_id]

@@ -131,6 +131,21 @@ def test_wrong_poses_and_missing_frames(tmp_path):
     assert m["ate_mm"].value > m["ate_mean_mm"].value and m["ate_max_mm"].value > m["ate_mm"].value
 
 
+def test_refined_poses_stand_beside_those_of_structure_from_motion(tmp_path):
+    run = with_surface(tmp_path, n=20, noise=1.0)
+    true = {i: sphere_run.SFM_FROM_WORLD.transform_pose(p) for i, p in run.truth.cam_from_world_mm.items()}
+    folder = run.root / "stages" / "radiance"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scene.json", {"cam_from_sfm": {str(i): p.matrix().tolist() for i, p in true.items()}})
+    write_json(folder / "poses.json", {"rounds": 1})
+    m = by_name(TRUTH.analyse(run, Quiet()))
+    assert m["ate_mm"].value == pytest.approx(np.sqrt(3), rel=0.3)
+    assert m["ate_refined_mm"].value == pytest.approx(0, abs=1e-6) and m["rotation_refined_deg"].value < 1e-6
+    perfect = by_name(TRUTH.analyse(with_surface(tmp_path / "perfect", n=20), Quiet()))
+    assert "ate_refined_mm" not in perfect
+    assert m["surface_mean_mm"].value == pytest.approx(perfect["surface_mean_mm"].value, abs=0.01)
+
+
 def test_no_truth_no_figures(tmp_path):
     assert TRUTH.analyse(with_surface(tmp_path, n=4, truth=False), Quiet()) == []
 

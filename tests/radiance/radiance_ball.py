@@ -32,7 +32,12 @@ def cameras(n: int) -> list[Rigid3]:
     return out
 
 
-def trace(camera: Camera, pose: Rigid3, supersample: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def plain(normal):
+    """Colours in 0..1 of the ball's places [..., 3], by their normals."""
+    return 0.5 + 0.35 * normal
+
+
+def trace(camera: Camera, pose: Rigid3, supersample: int = 3, colour=plain) -> tuple[np.ndarray, np.ndarray]:
     """(rgb uint8 [H, W, 3], z-depth float [H, W] of the pixel centre, 0 where the ball is missed)."""
 
     def hit(u, v):
@@ -42,7 +47,7 @@ def trace(camera: Camera, pose: Rigid3, supersample: int = 3) -> tuple[np.ndarra
         under = b * b - a * c
         t = np.where(under > 0, (-b - np.sqrt(np.maximum(under, 0))) / a, 0.0)
         normal = (o + t[..., None] * d) / RADIUS
-        return t, np.where((under > 0)[..., None], 0.5 + 0.35 * normal, 0.0)
+        return t, np.where((under > 0)[..., None], colour(normal), 0.0)
 
     h, w, s = camera.height_px, camera.width_px, supersample
     u, v = np.meshgrid((np.arange(w * s) + 0.5) / s, (np.arange(h * s) + 0.5) / s)
@@ -52,7 +57,7 @@ def trace(camera: Camera, pose: Rigid3, supersample: int = 3) -> tuple[np.ndarra
 
 
 def ball(
-    folder: Path, n: int = 8, size: int = 24, masks: dict[int, np.ndarray] | None = None
+    folder: Path, n: int = 8, size: int = 24, masks: dict[int, np.ndarray] | None = None, colour=plain
 ) -> tuple[FrameSet, SparseModel]:
     """Frames on disk and the sparse model a perfect structure from motion would give. Ids begin at 10, by threes."""
     camera = Camera("SIMPLE_PINHOLE", size, size, (1.5 * size, size / 2, size / 2))
@@ -61,7 +66,7 @@ def ball(
     frames = []
     for i in ids:
         path = folder / "images" / f"{i:06d}.png"
-        write_png(path, trace(camera, poses[i])[0])
+        write_png(path, trace(camera, poses[i], colour=colour)[0])
         mask_path = None
         if masks and i in masks:
             mask_path = folder / "masks" / f"{i:06d}.png"
