@@ -85,7 +85,7 @@ class Crew:
     @contextmanager
     def team(self, device: str, threads: int):
         """The processes as a `Team`, for a stage that they share. Those on one machine share its ``threads``."""
-        from medrecon.radiance.team import Team
+        from medrecon.radiance.team import Team, process_group
 
         if self.size == 1:
             yield Team()
@@ -93,18 +93,16 @@ class Crew:
         import torch
         from torch import distributed
 
-        group = distributed.PrefixStore(f"group/{self._calls}", self.store)
+        store = distributed.PrefixStore(f"group/{self._calls}", self.store)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        distributed.init_process_group(
-            backend, store=group, rank=self.rank, world_size=self.size, timeout=timedelta(minutes=10)
-        )
-        torch.set_num_threads(max(1, threads // local_size()))
-        try:
-            with Team.present() as team:
-                yield team
-        finally:
-            torch.set_num_threads(threads)
-            distributed.destroy_process_group()
+        place = {"store": store, "rank": self.rank, "world_size": self.size, "timeout": timedelta(minutes=10)}
+        with process_group(backend, **place):
+            torch.set_num_threads(max(1, threads // local_size()))
+            try:
+                with Team.present() as team:
+                    yield team
+            finally:
+                torch.set_num_threads(threads)
 
 
 def local_size() -> int:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +16,24 @@ from medrecon.errors import MedreconError, TeamError
 
 MESSAGE_BYTES = 2000
 NUMBERS = 3  # exchanged at once, at most
+
+
+@contextmanager
+def process_group(backend: str, **place: Any) -> Iterator[None]:
+    """torch.distributed's process group, within the block; its threads are gone afterwards.
+
+    Args:
+        backend, place: arguments of ``torch.distributed.init_process_group``.
+    """
+    # Optimisers import it. What it brings along keeps the group that it finds, whose threads then abort the process at
+    # its end: they ask for an interpreter that is gone.
+    import torch._dynamo
+
+    torch.distributed.init_process_group(backend, **place)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @dataclass(slots=True)

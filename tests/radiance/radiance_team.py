@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import distributed
 
 import medrecon
 from medrecon.errors import InputError, StageError
@@ -19,7 +18,7 @@ from medrecon.progress import Quiet
 from medrecon.radiance import TrainingConfig
 from medrecon.radiance.mipgrid import MipGridRenderer, MipGridRendererConfig
 from medrecon.radiance.pictures import PixelPool
-from medrecon.radiance.team import Team
+from medrecon.radiance.team import Team, process_group
 from medrecon.radiance.train import train
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -78,7 +77,13 @@ class Stop(Quiet):
 def work(rank: int, folder: Path) -> None:
     """Everything in one start of the processes: that takes longest."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    with process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2):
+        together(rank, folder)
+    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").glob("*")]
+    (folder / f"threads-{rank}.txt").write_text("\n".join(threads))
+
+
+def together(rank: int, folder: Path) -> None:
     data = ball(folder / f"data{rank}", n=8, size=24)
 
     def whole(name: str, progress=None):
@@ -128,4 +133,3 @@ def work(rank: int, folder: Path) -> None:
         whole("seen" if rank == 0 else "unseen")
     except StageError as e:
         (folder / f"folders-{rank}.txt").write_text(f"{type(e).__name__}: {e}")
-    distributed.destroy_process_group()

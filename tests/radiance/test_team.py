@@ -86,3 +86,10 @@ def test_buffers_that_were_written():
     assert [b is x for b, x in zip(written, (module.changed, module.replaced))] == [True, True] and len(written) == 2
     buffers.note()
     assert buffers.written() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_thread_outlives_the_team(done):
+    """One of gloo's would abort the process at its end."""
+    for rank in range(2):
+        assert "gloo" not in (done / f"threads-{rank}.txt").read_text()
