@@ -73,6 +73,7 @@ def _subset(sparse: SparseModel, keep: np.ndarray) -> SparseModel:
         sparse, points=sparse.points[keep], colors=sparse.colors[keep], errors_px=sparse.errors_px[keep],
         track_frame_ids=sparse.track_frame_ids[seen], track_keypoint_idx=sparse.track_keypoint_idx[seen],
         track_offsets=np.concatenate([[0], np.cumsum(lengths[keep])]),
+        track_xy=None if sparse.track_xy is None else sparse.track_xy[seen],
     ).validate()  # fmt: skip
 
 

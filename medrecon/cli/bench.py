@@ -102,8 +102,8 @@ def _group() -> typer.Typer:
 
     for name, says in STUDIES.items():
         group.command(name, help=says)(_study((name,)))
-    group.command("all", help="Every table and figure of the paper, in one folder and on one page.")(
-        _study(tuple(STUDIES))
+    group.command("all", help="Every table and figure of the paper, matching, fields and speed: one folder, one page.")(
+        _study((*STUDIES, "matching", "speed"))
     )
 
     @group.command("compare")
@@ -187,10 +187,12 @@ def _run(name: str, options: dict[str, Any], out: Path, quick: bool, seeds: int 
 STUDIES = {
     "table1": "The paper's table 1: what structure from motion makes of every front end's matches, on three sequences.",
     "table2": "The paper's table 2: held-out views of one radiance field on every front end's poses.",
+    "fig4": "The paper's figure 4: the keypoints of every front end over a picture of each sequence.",
     "fig5": "The paper's figure 5: 40 to 100 pictures, ours and the classical NeRF, with equal rays and in equal time.",
     "fig6": "The paper's figure 6: PSNR and time of its mip-NeRF with 1, 2 and 3 hidden layers.",
     "fig7": "The paper's figure 7: spread of the mean absolute error over the number of pictures.",
     "fig8": "The paper's figure 8: spread of the normalised RMSE over the number of pictures.",
+    "radiance": "Every radiance field on true poses, with the same pictures, held-out views and time.",
 }
 
 
@@ -207,6 +209,9 @@ def _study(names: tuple[str, ...]) -> Callable[..., None]:
         only: str = typer.Option(
             "", "--only", help="Comma-separated sequences and twins, such as brain,ct-bone@noisy."
         ),
+        path: list[str] = typer.Option(
+            [], "--path", metavar="NAME=PATH", help="Your own file for a sequence that needs one: endoscopy=clip.mp4."
+        ),
         jobs: int = typer.Option(1, "--jobs", min=1, max=256, help="Runs at a time; give them --threads each."),
         threads: int = THREADS,
         silent: bool = SILENT,
@@ -215,18 +220,32 @@ def _study(names: tuple[str, ...]) -> Callable[..., None]:
         from medrecon.bench.suite.command import run_study
         from medrecon.pipeline.display import Display
 
+        own = _paths(path)
         display = Display(quiet=silent)
         out.mkdir(parents=True, exist_ok=True)
         for name in names:
             with display.during(name, f"benchmark {name}"):
                 files = run_study(
                     name, out, display, quick=quick, seeds=seeds or 1, jobs=jobs, threads=threads, budget=budget,
-                    methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n),
+                    methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n), paths=own,
                 )  # fmt: skip
             print(next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"))
             print(f"results   {', '.join(map(str, files))}")
 
     return command
+
+
+def _paths(texts: list[str]) -> dict[str, Path]:
+    """ "NAME=PATH" of --path.  Raises ConfigError: not of that form, or no such file."""
+    out = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--path {text!r} is not NAME=PATH", "for example --path endoscopy=clip.mp4")
+        if not Path(path).exists():
+            raise ConfigError(f"there is no {path}", "give the file or folder of pictures after the =")
+        out[name] = Path(path)
+    return out
 
 
 def _nothing(text: str) -> None:

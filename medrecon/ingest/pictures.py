@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import InputError, StageError
 from medrecon.images import write_png
+from medrecon.ingest.degradation import Degradation
 from medrecon.types import CAMERA_MODELS, Camera, Frame, Rigid3
 
 
@@ -48,6 +49,7 @@ class PictureSourceConfig(ComponentConfig):
     crop: tuple[int, int, int, int] | None = Field(
         None, description="[x, y, width, height] in px of the stored picture to keep, e.g. to cut burned-in text off"
     )
+    degrade: Degradation | None = Field(None, description="make the pictures harder, to see what a method stands")
     camera: KnownCamera | None = Field(None, description="intrinsics known from a calibration; kept fixed later on")
 
     @field_validator("crop")
@@ -142,6 +144,8 @@ class PictureWriter:
         shrink = min(1.0, (self.config.max_size_px or max(w, h)) / max(w, h))
         out_w, out_h = max(1, round(w * shrink)), max(1, round(h * shrink))
         image = _fit(image, (x, y, w, h), (out_w, out_h), cv2.INTER_AREA)
+        if self.config.degrade is not None:
+            image = self.config.degrade.apply(image, frame_id)
         name = f"{frame_id:06d}"
         path = self.images / f"{name}.png"
         _write(path, image)
@@ -164,6 +168,8 @@ class PictureWriter:
             out.append(f"pictures differ in size ({shown}{', ...' if len(self.sizes) > 4 else ''} px)")
         if self.config.crop:
             out.append(f"cropped to {list(self.config.crop)} px")
+        if self.config.degrade is not None:
+            out.append("degraded on purpose")
         if self.config.max_size_px:
             out.append(f"longer side at most {self.config.max_size_px} px")
         return out

@@ -4,6 +4,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,8 @@ def options(tmp_path):
 def test_the_sequences_of_the_repository_are_whole(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDRECON_HOME", str(tmp_path))
     found, missing = load_sequences(default_folder())
-    assert {s.name for s in found} | set(missing) >= {"airway", "brain", "ct-bone"} and set(missing) <= {"brain"}
+    assert {s.name for s in found} | set(missing) == {"airway", "brain", "ct-bone", "endoscopy"}
+    assert set(missing) <= {"brain", "endoscopy"} and "--path endoscopy=PATH" in missing["endoscopy"]
     assert "medrecon data fetch colin27" in missing["brain"]
     for s in found:
         assert s.config["source"]["n_views"] >= 100
@@ -130,6 +132,28 @@ def test_a_view_that_was_not_rendered_counts_as_black(tmp_path):
     assert entry["frame_id"] == 7 and entry["rendered"] is False
     assert entry["psnr_db"] == pytest.approx(-10 * np.log10(np.mean((image / 255.0) ** 2)), rel=1e-6)
     assert entry["mae"] == pytest.approx(np.mean(image / 255.0), rel=1e-6)
+
+
+def test_the_peer_colmap_sees_the_same_keyframes(tmp_path):
+    options = replace(orbit_options(tmp_path, SIFT), peers=("colmap",))
+    results = tables.table1(options, Quiet())
+    assert [r["method"] for r in results["rows"]] == [SIFT, "colmap"]
+    row = results["rows"][1]
+    assert row["failed"] is None and row["registered"]["mean"] > 5 and row["points"]["mean"] > 100
+    assert row["verified_per_pair"]["mean"] <= row["putative_per_pair"]["mean"] and row["ate_mm"]["mean"] > 0
+    stamps = {p: p.stat().st_mtime_ns for p in (options.out / "cases").glob("*colmap*.json")}
+    assert len(stamps) == 1 and tables.table1(options, Quiet()) == results
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+def test_a_sequence_of_the_users_own_needs_a_path(folder, tmp_path):
+    (folder / "clip.yaml").write_text("title: a clip\nown: a video\nrun: {source: {name: video}}\n")
+    found, missing = load_sequences(folder)
+    assert [s.name for s in found] == ["orbit"] and missing["clip"].endswith("--path clip=PATH")
+    found, missing = load_sequences(folder, paths={"clip": tmp_path / "a.mp4"})
+    assert found[0].config["source"] == {"name": "video", "path": str(tmp_path / "a.mp4")} and not missing
+    with pytest.raises(ConfigError, match="no sequence of that name"):
+        load_sequences(folder, paths={"orbit": tmp_path})
 
 
 def row(method, mean, std=None, n=1, **more):

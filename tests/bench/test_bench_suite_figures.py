@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from medrecon.bench.suite import figures, outputs, plots, street
+from medrecon.bench.suite import fields, figures, keypoints, others, outputs, plots, street
 from medrecon.bench.suite.compare import compare
 from medrecon.bench.suite.page import write_page
 from medrecon.errors import InputError
 from medrecon.progress import Quiet
 from medrecon.radiance.scene import Scene
+from medrecon.runfolder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parent))
 from suite_orbit import PUBLISHED, orbit_options  # noqa: E402
@@ -45,6 +46,34 @@ def test_every_field_and_budget_saw_as_many_pictures_and_the_same_held_out_ones(
             assert json.loads((folder / "history.json").read_text())[-1]["step"] == 12
 
 
+def test_figure_4_counts_keypoints_in_verified_matches(tmp_path):
+    options = orbit_options(tmp_path)
+    four = keypoints.over_images(options, Quiet())
+    (row,) = four["rows"]
+    run = RunFolder(options.out / "runs" / row["case"], done=keypoints.STAGES)
+    assert row["keypoints"]["mean"] == pytest.approx(np.mean([len(run.features[i]) for i in run.features]))
+    # Counted the slow way for one picture.
+    i, used = row["frame_id"], set()
+    for p in run.graph.pairs:
+        for (a, b), inlier in zip(p.putative.idx.tolist(), p.inliers):
+            if inlier and i in (p.frame_id_a, p.frame_id_b):
+                used.add(a if i == p.frame_id_a else b)
+    assert used == set(keypoints.verified(run)[i].tolist()) and 0 < row["verified_share"]["mean"] < 1
+    (picture,) = plots.draw("fig4", four, options.out)
+    assert picture.name == "fig4.png" and picture.stat().st_size > 10000
+
+
+def test_fields_are_compared_on_true_poses(tmp_path, monkeypatch):
+    monkeypatch.setattr(fields, "QUICK_MINUTES", 0.02)
+    options = orbit_options(tmp_path)
+    table = fields.in_the_same_time(options, Quiet())
+    assert {r["method"] for r in table["rows"]} >= {"mipgrid", "mipnerf", "nerf"}
+    assert all(r["failed"] is None and r["psnr_db"]["mean"] > 5 for r in table["rows"] if r["method"] != "gsplat")
+    truth = RunFolder(options.out / "runs" / "orbit-mipgrid-seed0-posestrue")
+    for i, pose in truth.sparse.cam_from_world.items():
+        np.testing.assert_allclose(pose.matrix(), truth.truth.cam_from_world_mm[i].matrix(), atol=1e-6)
+
+
 def test_equal_steps_are_equal_rays():
     import medrecon
 
@@ -71,6 +100,21 @@ def test_files_and_plots(done, tmp_path):
     head = (tmp_path / "fig5.csv").read_text().splitlines()[0]
     assert head.startswith("sequence,pictures,field,budget,seeds,psnr_db,psnr_db_std")
     assert plots.draw("table1", five, tmp_path) == []
+
+
+def test_matching_and_speed_are_tables_of_the_suite(tmp_path):
+    options = orbit_options(tmp_path)
+    table = others.matching(options, Quiet())
+    data = json.loads((options.out / "matching" / "results.json").read_text())
+    for row in table["rows"]:
+        entry = data["figures"][row["method"]][row["sequence"]]["mma_3px"]
+        assert row["mma_3px"] is None if entry["mean"] is None else row["mma_3px"]["mean"] == entry["mean"]
+    table = others.speed(options, Quiet())
+    data = json.loads((options.out / "speed" / "results.json").read_text())
+    assert [r["ms"]["mean"] for r in table["rows"]] == [r["ms"] for r in data["ops"]] and len(table["rows"]) > 20
+    names = [(r["method"], r["size"]) for r in table["rows"]]
+    assert len(set(names)) == len(names)
+    assert "times PyTorch" in outputs.markdown(outputs.LAYOUTS["speed"], table, None)
 
 
 def rows(gap: dict[int, float], failed=None):

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gain, gamma and white balance do to a picture, and how far they stray."""
+"""What gain, gamma, white balance and noise do to a picture, and how far they stray."""
 
 import numpy as np
 import pytest
 
+import medrecon
+from medrecon.images import write_png
+from medrecon.ingest.degradation import Degradation
 from medrecon.ingest.exposure import Exposure
 from medrecon.ingest.views import ViewsSourceConfig
+from medrecon.progress import Quiet
 
 
 def drawn(n=4000, **options):
@@ -34,3 +38,22 @@ def test_the_spread_is_what_was_asked_for():
 
 def test_nothing_asked_for_changes_nothing():
     assert drawn(3, strong_share=1.0) == [Exposure()] * 3
+
+
+def test_real_pictures_can_be_degraded(tmp_path):
+    """Noise of the spread that was asked for, half the light, the same again with the same seed; grey stays grey."""
+    image = np.full((64, 80, 3), 120, np.uint8)
+    noisy = Degradation(gain=0.5, noise_sigma=6.0, seed=3)
+    spoilt = noisy.apply(image, 7)
+    assert spoilt.dtype == np.uint8 and spoilt.mean() == pytest.approx(60, abs=0.3)
+    assert spoilt.astype(float).std() == pytest.approx(6.0, rel=0.05)
+    assert (noisy.apply(image, 7) == spoilt).all() and (noisy.apply(image, 8) != spoilt).any()
+    assert (Degradation().apply(image, 0) == image).all()
+    grey = Degradation(gain=0.5, white_balance_jitter=0.5).apply(image[..., 0], 0)
+    assert grey.shape == (64, 80) and (grey == 60).all()
+    for i in range(2):
+        write_png(tmp_path / f"{i}.png", image)
+    config = {"path": tmp_path, "degrade": {"noise_sigma": 6.0, "seed": 3}}
+    frames = medrecon.create("source", "image-folder", **config).read(tmp_path / "out", Quiet())
+    assert (frames.frames[1].load_image() == Degradation(noise_sigma=6.0, seed=3).apply(image, 1)).all()
+    assert "degraded on purpose" in frames.notes

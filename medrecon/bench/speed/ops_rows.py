@@ -35,7 +35,7 @@ def op_workloads(device: str, quick: bool, compile: bool, only: str = "") -> Ite
         for case in cases(generator, scale, samples):
             if case.name != "log_sinkhorn":
                 last = (scale, samples) == sizes[-1]
-                yield from _rows(case, f"{257 * scale} x {samples}", device, compile and last, only)
+                yield from _rows(case, f"{257 * scale} x {samples}", device, compile and last, only, samples)
     for items in (128,) if quick else (256, 512, 1024):
         case, size = _assignment(items), f"{items + 1} x {items + 1} x 100"
         # What plain torch keeps for the way back of the largest are gigabytes.
@@ -53,7 +53,7 @@ def _assignment(items: int) -> Case:
     )
 
 
-def _rows(case: Case, size: str, device: str, compile: bool, only: str) -> Iterator[Workload]:
+def _rows(case: Case, size: str, device: str, compile: bool, only: str, samples: int = 0) -> Iterator[Workload]:
     kinds = ("forward", "forward + backward") if case.grads else ("forward",)
     if case.name.endswith("_loss"):  # the gradients come with the value
         kinds = kinds[1:]
@@ -63,7 +63,7 @@ def _rows(case: Case, size: str, device: str, compile: bool, only: str) -> Itera
     inputs = tuple(x.to(device, torch.float32) for x in case.inputs)
     with torch.no_grad():
         made = _tuple(case.op(*inputs))
-    forward = flops(case.name, inputs, made)
+    forward = flops(case.name, inputs, made, samples)
     moved_in, moved_out = sum(x.nbytes for x in inputs), sum(x.nbytes for x in made)
 
     def difference() -> float:
@@ -106,11 +106,14 @@ def _call(function: Callable, inputs: tuple[Tensor, ...], backward: bool) -> Cal
     return both
 
 
-def flops(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> float:
+def flops(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], samples: int = 0) -> float:
     """Arithmetic of a forward pass; with gradients three times as much, as for a network. 0: not counted.
 
     Counted is the arithmetic of the definition, not of our way to it: no rebate for angles doubled, levels left out or
     Gaussians that are shared.
+
+    Args:
+        samples: of a ray, for ops whose results do not tell.
     """
     made = outputs[0].numel()
     intervals = inputs[0].shape[0] * (inputs[0].shape[-1] - 1) if inputs[0].dim() == 2 else inputs[0].numel()
@@ -130,6 +133,8 @@ def flops(name: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) ->
         return made / 2 * (30 + 8 * 2 * 2)
     if name == "fused_field":  # the network's matrices, 2 per weight and interval
         return 2 * inputs[0].numel() * outputs[3].numel()
+    if name == "fused_field_loss":
+        return 2 * inputs[0].numel() * inputs[1].shape[0] * samples
     return 0
 
 

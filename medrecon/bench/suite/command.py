@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`medrecon bench table1 | table2`: from options to files."""
+"""`medrecon bench table1 | table2 | fig4 | ... | all`: from options to files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from medrecon.bench.methods import left_out, parse
 from medrecon.bench.plots import require_matplotlib
-from medrecon.bench.suite import figures, outputs, plots, tables
+from medrecon.bench.suite import colmap, fields, figures, keypoints, others, outputs, plots, tables
 from medrecon.bench.suite.page import write_page
 from medrecon.bench.suite.sequences import default_folder, load_sequences
 from medrecon.bench.suite.street import SuiteOptions
@@ -19,10 +19,14 @@ from medrecon.progress import Progress
 STUDIES = {
     "table1": tables.table1,
     "table2": tables.table2,
+    "fig4": keypoints.over_images,
     "fig5": figures.over_counts,
     "fig6": figures.over_layers,
     "fig7": figures.spread("mae"),
     "fig8": figures.spread("nrmse"),
+    "matching": others.matching,
+    "radiance": fields.in_the_same_time,
+    "speed": others.speed,
 }
 PAPER_METHODS = (
     "superpoint+superglue-outdoor",
@@ -32,6 +36,7 @@ PAPER_METHODS = (
     "orb+nearest-neighbour",
     "disk+lightglue",
 )
+PEERS = (colmap.NAME,)
 QUICK_METHODS = ("sift+nearest-neighbour", "orb+nearest-neighbour")
 
 
@@ -48,6 +53,7 @@ def run_study(
     methods: tuple[str, ...],
     sequences: Path | None,
     only: tuple[str, ...],
+    paths: dict[str, Path] | None = None,
 ) -> list[Path]:
     """Files of the table NAME in ``out``; tables in the same folder share their runs.
 
@@ -61,18 +67,22 @@ def run_study(
     if name in plots.DRAWN:
         require_matplotlib()  # better before the hours than after
     folder = default_folder() if sequences is None else Path(sequences)
-    found, missing = load_sequences(folder, only, quick)
+    found, missing = load_sequences(folder, only, quick, paths)
     for sequence, why in missing.items():
         progress.say(f"{sequence} is left out: {why}")
     if not found:
         raise InputError("not one sequence can be made here: " + "; ".join(missing.values()))
+    peers = PEERS if not methods else tuple(m for m in methods if m in PEERS)
+    methods = tuple(m for m in methods if m not in PEERS)
     parsed = parse(methods or (QUICK_METHODS if quick else PAPER_METHODS), budget, {})
     skipped = left_out(parsed, progress)
     used = tuple(m for m in parsed if m.name not in skipped)
-    options = SuiteOptions(Path(out), tuple(found), used, folder.parent / "published", seeds, quick, jobs, threads)
+    options = SuiteOptions(
+        Path(out), tuple(found), used, folder.parent / "published", seeds, quick, jobs, threads, peers
+    )
     results: dict[str, Any] = STUDIES[name](options, progress)
     left = [{"name": s.name, "reason": s.reason, "command": s.command} for s in skipped.values()]
-    left += [{"name": n, "reason": "its volume is not here", "command": why} for n, why in missing.items()]
+    left += [{"name": n, "reason": "not here", "command": why} for n, why in missing.items()]
     text = f"{budget} keypoints a picture, the same keyframes, pairs, verification and mapper for all; {seeds} seed" + (
         "s" if seeds > 1 else ""
     )

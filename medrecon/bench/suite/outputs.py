@@ -64,6 +64,11 @@ LAYOUTS = {
         ("method",),
         (_SSIM, _PSNR, _LPIPS, _MS_SSIM, Column("failed_views", "failed views", 0)),
     ),
+    "fig4": Layout(
+        "Figure 4: keypoints of every front end",
+        ("method",),
+        (Column("keypoints", "keypoints/picture", 0), Column("verified_share", "share in verified matches", 2)),
+    ),
     "fig5": Layout(
         "Figure 5: held-out views over the number of input pictures",
         (*_BY_COUNT, "budget"),
@@ -79,6 +84,31 @@ LAYOUTS = {
     ),
     "fig8": Layout(
         "Figure 8: normalised RMSE of the held-out views", _BY_COUNT, (Column("nrmse", "NRMSE", 4),)
+    ),
+    "matching": Layout(
+        "Front ends on pairs whose correspondences are known",
+        ("method",),
+        (
+            Column("repeatability", "repeatability", 3),
+            Column("mma_3px", "accuracy at 3 px", 3),
+            Column("verified_matches", "verified matches", 1),
+            Column("pose_auc_10deg", "pose AUC at 10°", 3),
+        ),
+    ),
+    "radiance": Layout(
+        "Radiance fields on true poses, in the same time",
+        ("method",),
+        (_PSNR, _SSIM, _LPIPS, _MS_SSIM, Column("radiance_s", "training s", 1), Column("render_s", "rendering s", 1)),
+    ),
+    "speed": Layout(
+        "Speed of the ops, the training step and rendering",
+        ("method", "size"),
+        (
+            Column("ms", "ms", 3),
+            Column("over_eager", "times PyTorch", 1),
+            Column("over_compiled", "times torch.compile", 1),
+            Column("fraction", "% of the limit", 0),
+        ),
     ),
 }  # fmt: skip
 

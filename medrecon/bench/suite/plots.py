@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medrecon.bench.plots import new_figure
+from medrecon.bench.suite import keypoints
 
 COLOURS = {"mipgrid": "#0b5fa5", "nerf": "#c4541b", "mipnerf": "#3f7f3f"}
 NAMES = {"mipgrid": "ours (mipgrid)", "nerf": "classical NeRF"}
@@ -15,18 +16,18 @@ WORDS = {"steps": "same rays", "time": "same time"}
 
 
 def draw(name: str, results: dict[str, Any], folder: Path) -> list[Path]:
-    """NAME.png and NAME.svg for the figures, nothing for the tables."""
+    """NAME.png and NAME.svg for the figures (of figure 4, being pictures, only the former), nothing for the tables."""
     rows = [r for r in results["rows"] if not r["failed"]]
     if name not in DRAWN or not rows:
         return []
-    figure = DRAWN[name](rows)
-    files = [folder / f"{name}{ending}" for ending in (".png", ".svg")]
+    figure = DRAWN[name](rows, folder)
+    files = [folder / f"{name}{ending}" for ending in ((".png",) if name == "fig4" else (".png", ".svg"))]
     for path in files:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return files
 
 
-def _over_counts(rows: list[dict[str, Any]]):
+def _over_counts(rows: list[dict[str, Any]], _: Path):
     figures = (("psnr_db", "PSNR dB"), ("ssim", "SSIM"), ("ms_ssim", "MS-SSIM"))
     figure, axes = new_figure(1, len(figures), 4.2, 3.4)
     for axis, (name, label) in zip(axes[0], figures):
@@ -47,7 +48,7 @@ def _over_counts(rows: list[dict[str, Any]]):
     return figure
 
 
-def _over_layers(rows: list[dict[str, Any]]):
+def _over_layers(rows: list[dict[str, Any]], _: Path):
     figure, axes = new_figure(1, 2, 3.6, 3.2)
     layers = [r["layers"] for r in rows]
     axes[0][0].plot(layers, [r["psnr_db"]["mean"] for r in rows], "o-", color=COLOURS["mipnerf"])
@@ -64,7 +65,7 @@ def _over_layers(rows: list[dict[str, Any]]):
 
 
 def _boxes(label: str):
-    def draw_boxes(rows: list[dict[str, Any]]):
+    def draw_boxes(rows: list[dict[str, Any]], _: Path):
         figure, axes = new_figure(1, 1, 6.5, 3.4)
         axis = axes[0][0]
         fields = list(dict.fromkeys(r["field"] for r in rows))
@@ -89,4 +90,10 @@ def _boxes(label: str):
     return draw_boxes
 
 
-DRAWN = {"fig5": _over_counts, "fig6": _over_layers, "fig7": _boxes("mean absolute error"), "fig8": _boxes("NRMSE")}
+DRAWN = {
+    "fig4": keypoints.draw,
+    "fig5": _over_counts,
+    "fig6": _over_layers,
+    "fig7": _boxes("mean absolute error"),
+    "fig8": _boxes("NRMSE"),
+}

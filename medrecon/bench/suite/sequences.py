@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Names
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class SequenceFile(ComponentConfig):
 
     title: str = Field(description="what is to be seen, for headings")
     asset: str | None = Field(None, description="a volume of `medrecon data list`, put into run.source.path")
+    own: str | None = Field(None, description="what the user gives a path to with --path, such as: a video")
     run: dict[str, Any] = Field(description="configuration as for `medrecon run`: source, preset, camera model, scale")
     quick: dict[str, Any] = Field({}, description="what --quick changes in it")
     twins: dict[str, dict[str, Any]] = Field({}, description="changes that make a harder twin, by name: noisy, ...")
@@ -53,12 +55,15 @@ def default_folder() -> Path:
 
 
 def load_sequences(
-    folder: Path, only: Names[str] = (), quick: bool = False
+    folder: Path, only: Names[str] = (), quick: bool = False, paths: Mapping[str, Path] | None = None
 ) -> tuple[list[BenchSequence], dict[str, str]]:
     """Sequences in the order of their names, twins only where ``only`` names them ("ct-bone@noisy", "@noisy" for all).
 
+    Args:
+        paths: the user's own files, by name of the sequence that is about them.
+
     Returns:
-        sequences, and by name why others are left out (their volume is not here).
+        sequences, and by name why others are left out (their volume is not here, no path was given).
 
     Raises:
         ConfigError: a file that is not one, or a name that does not exist.
@@ -67,6 +72,11 @@ def load_sequences(
     if not files:
         raise ConfigError(f"{folder} holds no sequence (*.yaml)", "see benchmarks/sequences of the source")
     known = [n for stem, f in files.items() for n in (stem, *(f"{stem}@{t}" for t in f.twins))]
+    paths = dict(paths or {})
+    for name in paths:
+        if name not in files or not files[name].own:
+            own = ", ".join(n for n, f in files.items() if f.own) or "none"
+            raise ConfigError(f"--path {name}=...: no sequence of that name takes a file of yours", f"there are: {own}")
     wanted = []
     for name in only or files:
         found = [k for k in known if k == name or (name.startswith("@") and k.endswith(name))]
@@ -78,6 +88,11 @@ def load_sequences(
         stem, _, twin = name.partition("@")
         file = files[stem]
         config = merge(file.run, file.quick) if quick else dict(file.run)
+        if file.own and stem not in paths:
+            missing[name] = f"it is about {file.own} of yours; give --path {stem}=PATH"
+            continue
+        if file.own:
+            config = merge(config, {"source": {"path": str(Path(paths[stem]).resolve())}})
         if file.asset:
             try:
                 config = merge(config, {"source": {"path": str(require(file.asset))}})
@@ -97,5 +112,5 @@ def _read(path: Path) -> SequenceFile:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise ConfigError(
-            f"{path.name}: {where}: {first['msg']}", "title, run; asset, quick and twins if need be"
+            f"{path.name}: {where}: {first['msg']}", "title, run; asset or own, quick and twins if need be"
         ) from e

@@ -32,6 +32,7 @@ class SuiteOptions:
         quick: tiny, to see that everything works.
         jobs: runs at a time.
         threads: CPU threads of a run; 0: all cores.
+        peers: other programs that join in, by name.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class SuiteOptions:
     quick: bool = False
     jobs: int = 1
     threads: int = 0
+    peers: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:

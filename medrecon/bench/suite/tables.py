@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from medrecon.bench.suite import colmap
 from medrecon.bench.suite.rows import Verdict, figure, leads, mean_ranks, view_mean
 from medrecon.bench.suite.runner import run_cases
 from medrecon.bench.suite.street import SuiteOptions, front_end_cases, heldout_ids, radiance_cases
@@ -16,18 +17,20 @@ IMAGES = {"ssim": True, "psnr_db": True, "lpips": False, "ms_ssim": True}
 
 
 def table1(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
-    """Keyframes, matches, points, registered frames, reprojection error and trajectory error of every front end."""
+    """Matches, points, registered frames, reprojection error and trajectory error of every front end and peer."""
     held = heldout_ids(o, True, progress)  # also makes the pictures, once for all
     records = run_cases(front_end_cases(o), o.out, o.jobs, progress)
+    if colmap.NAME in o.peers:
+        records |= colmap.records(o, progress)
     rows = []
-    for (sequence, method), group in _grouped(records).items():
+    for (sequence, method), group in sorted(_grouped(records).items(), key=lambda item: list(held).index(item[0][0])):
         row: dict[str, Any] = {"sequence": sequence, "method": method, "seeds": len(group)}
         row["failed"] = next((r["failed"] for r in group if r["failed"]), None)
         row |= {name: figure(r.get(name) for r in group) for name in SPARSE}
         rows.append(row)
     verdicts = []
-    for sequence in held:
-        mine = [r for r in rows if r["sequence"] == sequence]
+    for sequence in held:  # the paper compares front ends; other programs are there to be seen beside them
+        mine = [r for r in rows if r["sequence"] == sequence and r["method"] not in o.peers]
         for name, words in (("verified_per_pair", "verified matches a pair"), ("points", "reconstructed points")):
             claim = f"SuperPoint + SuperGlue has the most {words} on {sequence}"
             verdicts.append(leads(claim, mine, name, OURS).to_dict())
