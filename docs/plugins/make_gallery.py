@@ -41,8 +41,9 @@ are fetched on request only: `medrecon weights fetch NAME...`. Which is best on 
 TAIL = """\
 ## Renderers
 
-`nerf`, `mipnerf`, `mipgrid` (the default of most presets) and `xray` are built in. [medrecon-gsplat](../../plugins/medrecon-gsplat)
-adds `gsplat`, Gaussian splatting for those with a CUDA GPU; it has not been run on one yet.
+`nerf`, `mipnerf`, `mipgrid` (the default of most presets) and `xray` are built in.
+[medrecon-gsplat](../../plugins/medrecon-gsplat) adds `gsplat`, Gaussian splatting for those with a CUDA GPU; it has
+not been run on one yet.
 
 ## Installing a package
 

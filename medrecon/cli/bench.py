@@ -227,7 +227,8 @@ def _study(names: tuple[str, ...]) -> Callable[..., None]:
             with display.during(name, f"benchmark {name}"):
                 files = run_study(
                     name, out, display, quick=quick, seeds=seeds or 1, jobs=jobs, threads=threads, budget=budget,
-                    methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n), paths=own,
+                    methods=split_names(methods), sequences=sequences, only=tuple(n for n in only.split(",") if n),
+                    paths=own,
                 )  # fmt: skip
             print(next(f for f in files if f.suffix == ".md").read_text(encoding="utf-8"))
             print(f"results   {', '.join(map(str, files))}")

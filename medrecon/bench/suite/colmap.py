@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer ``colmap``: COLMAP's own pipeline (its SIFT, its matching, its mapper, its defaults) on the same keyframes."""
+"""The peer ``colmap``: COLMAP's own SIFT, matching and mapper with their defaults, on the same keyframes."""
 
 from __future__ import annotations
 
