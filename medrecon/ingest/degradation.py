@@ -4,26 +4,12 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
-from medrecon.config.base import ComponentConfig
-from medrecon.ingest.exposure import Exposure
+from medrecon.ingest.exposure import Exposure, ExposureConfig
 
 
-class Degradation(ComponentConfig):
-    """How pictures are spoilt, to see what a method stands; each by a random generator of its own."""
-
-    gain: float = Field(1.0, gt=0, le=10, description="how bright all pictures are: 0.25 is a quarter of the light")
-    exposure_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of the log of each picture's gain")
-    gamma_jitter: float = Field(0.0, ge=0, le=1, description="and of the log of its gamma")
-    white_balance_jitter: float = Field(
-        0.0, ge=0, le=1, description="and of the log of red and of blue, as against green"
-    )
-    strong_share: float = Field(
-        0.0, ge=0, le=1, description="share of the pictures whose gain, gamma and white balance stray twice as far"
-    )
-    noise_sigma: float = Field(0.0, ge=0, le=100, description="standard deviation of the noise, in grey levels of 255")
-    seed: int = Field(0, ge=0, description="seed of jitter and noise")
+class Degradation(ExposureConfig):
+    """How pictures are spoilt, to see what a method stands."""
 
     def apply(self, image: np.ndarray, index: int) -> np.ndarray:
         """uint8 [H, W] or [H, W, 3] RGB -> the same, of the picture number ``index``; grey ones take green's gain."""

@@ -1,28 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a camera that sets itself anew for every picture changes it: gain, gamma and white balance."""
+"""How a camera that sets itself anew for every picture changes it: gain, gamma, white balance; and noise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+from pydantic import Field
+
+from medrecon.config.base import ComponentConfig
 
 STRONG = 2.0  # how much farther a strongly changed picture strays
 
 
-class ExposureOptions(Protocol):
-    """Attributes:
-    gain: of every picture.
-    exposure_jitter, gamma_jitter, white_balance_jitter: standard deviations of logarithms.
-    strong_share: of the pictures, from 0 to 1.
-    """
+class ExposureConfig(ComponentConfig):
+    """How unevenly pictures are taken; each has a random generator of its own."""
 
-    gain: float
-    exposure_jitter: float
-    gamma_jitter: float
-    white_balance_jitter: float
-    strong_share: float
+    gain: float = Field(1.0, gt=0, le=10, description="how bright all pictures are: 0.25 is a quarter of the light")
+    exposure_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of the log of each picture's gain")
+    gamma_jitter: float = Field(0.0, ge=0, le=1, description="and of the log of its gamma")
+    white_balance_jitter: float = Field(
+        0.0, ge=0, le=1, description="and of the log of red and of blue, as against green"
+    )
+    strong_share: float = Field(
+        0.0, ge=0, le=1, description="share of the pictures whose gain, gamma and white balance stray twice as far"
+    )
+    noise_sigma: float = Field(0.0, ge=0, le=100, description="standard deviation of the noise, in grey levels of 255")
+    seed: int = Field(0, ge=0, description="seed of jitter and noise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Exposure:
     gamma: float = 1.0
 
     @staticmethod
-    def draw(options: ExposureOptions, random: np.random.Generator) -> "Exposure":
+    def draw(options: ExposureConfig, random: np.random.Generator) -> "Exposure":
         """One picture's exposure. What is switched off draws no numbers."""
         draw = lambda sigma: sigma * random.standard_normal() if sigma else 0.0  # noqa: E731
         gain, gamma = draw(options.exposure_jitter), draw(options.gamma_jitter)

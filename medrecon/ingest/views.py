@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from medrecon.config.base import ComponentConfig
 from medrecon.errors import ConfigError, InputError
-from medrecon.ingest.exposure import Exposure
+from medrecon.ingest.exposure import Exposure, ExposureConfig
 from medrecon.ingest.transfer_functions import PresetName, TransferFunction, TransferFunctionConfig, transfer_function
 from medrecon.ingest.volume import load_volume, with_border
 from medrecon.progress import Progress
@@ -73,7 +73,7 @@ class FlyThroughConfig(ComponentConfig):
         return value
 
 
-class ViewsSourceConfig(ComponentConfig):
+class ViewsSourceConfig(ExposureConfig):
     """Options of the views source. Lengths in mm, in the patient's right-anterior-superior axes."""
 
     path: Path = Field(description="NIfTI or NRRD file, or DICOM folder; builtin:chest-ct is the one in the package")
@@ -101,21 +101,10 @@ class ViewsSourceConfig(ComponentConfig):
         le=10000,
         description="light falls off with the square of the depth beyond this one, as an endoscope's",
     )
-    gain: float = Field(1.0, gt=0, le=10, description="how bright all pictures are: 0.25 is a quarter of the light")
-    exposure_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of the log of each picture's gain")
-    gamma_jitter: float = Field(0.0, ge=0, le=1, description="and of the log of its gamma")
-    white_balance_jitter: float = Field(
-        0.0, ge=0, le=1, description="and of the log of red and of blue, as against green"
-    )
-    strong_share: float = Field(
-        0.0, ge=0, le=1, description="share of the pictures whose gain, gamma and white balance stray twice as far"
-    )
-    noise_sigma: float = Field(0.0, ge=0, le=100, description="standard deviation of the noise, in grey levels of 255")
     supersample: int = Field(2, ge=1, le=4, description="rays per pixel along each axis")
     step_mm: float | None = Field(
         None, gt=0.01, le=10, description="distance between samples on a ray; null: half the smallest spacing"
     )
-    seed: int = Field(0, ge=0, description="seed of jitter and noise")
     known_intrinsics: bool = Field(False, description="give the true intrinsics to the reconstruction")
     known_poses: bool = Field(False, description="give the true poses to the reconstruction")
 
