@@ -294,7 +294,7 @@ def test_two_processes_fetch_one_after_the_other(monkeypatch, server, home):
         def say(self, text):
             super().say(text)
             if "waiting" in text:
-                holder.communicate("\n", timeout=120)
+                holder.communicate("\n", timeout=20)
 
     progress = Ending()
     assert assets.fetch("thing", progress).read_bytes() == CONTENT

@@ -206,10 +206,10 @@ def test_an_unfinished_training_is_not_exported_and_goes_on(tmp_path, trained):
     while process.poll() is None and (not curves.exists() or curves.read_text().count("\n") < 3):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and "run the same command again to go on" in said
     call("train", "export", out, "--out", tmp_path / "w", code=3)
-    again = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True, timeout=600)
+    again = subprocess.run([str(c) for c in command], env=environment, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr
     steps = [json.loads(line)["step"] for line in curves.read_text().splitlines() if '"train"' in line]
     assert steps == list(range(1, 61))

@@ -37,7 +37,7 @@ print(*sorted(m for m in sys.modules if m.startswith("medrecon.")))
 
 def import_without(*modules):
     command = [sys.executable, "-c", IMPORT_WITHOUT, *modules]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 def test_networks_need_torch_alone():

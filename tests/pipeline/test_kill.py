@@ -57,7 +57,7 @@ def test_interrupt_saves_and_exits_130_and_the_run_goes_on(tmp_path, small_confi
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command again" in err
     subprocess.run(command(small_config, out), check=True, cwd=ROOT)

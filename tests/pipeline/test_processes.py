@@ -48,7 +48,7 @@ def torchrun(config: Path, out: Path, fails_from: int) -> subprocess.CompletedPr
     }
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*start, "-m", "medrecon", "run", str(config), "--out", str(out), "--until", "radiance"]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.slow

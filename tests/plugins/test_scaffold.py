@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def run(*args, cwd, **environment):
     env = {k: v for k, v in os.environ.items() if k != "MEDRECON_PLUGINS"}
     env |= {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **environment}
-    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, capture_output=True, text=True, timeout=170)
 
 
 def command(*args, cwd, **environment):

@@ -128,7 +128,7 @@ def test_a_full_disk_is_said_by_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "write_tensors", full)
     with pytest.raises(OSError, match="no space"), checkpoints:
         checkpoints.save(Trace(2))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             checkpoints.save_if_due(Trace(3))
     assert json.loads((tmp_path / checkpoint.NAME).read_text())["step"] == 1
@@ -183,7 +183,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         script = KILLED.format(here=str(Path(__file__).parent), size=size, folder=str(tmp_path), start=start)
         child = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 60
             while _step(tmp_path) <= start and time.monotonic() < deadline:
                 assert child.poll() is None
                 time.sleep(0.01)

@@ -26,7 +26,7 @@ def blocks(path, language):
 def python(*args, **environment):
     command = [sys.executable, *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
 def medrecon(*args, **environment):

@@ -106,7 +106,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(data, tmp_path):
     env = os.environ | {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", SCRIPT, str(data), str(tmp_path / "killed"), str(Path(__file__).parent)]
     process = subprocess.Popen(command, env=env)
-    end = time.monotonic() + 400
+    end = time.monotonic() + 100
     while time.monotonic() < end and process.poll() is None:
         lines = read_curves(tmp_path / "killed")
         if lines and lines[-1]["step"] >= 12:

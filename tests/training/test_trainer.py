@@ -156,7 +156,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen, step: int) -> None:
-    end = time.monotonic() + 300
+    end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         lines = read_curves(folder)
         if (folder / "state.pt").exists() and lines and lines[-1]["step"] >= step:

@@ -78,7 +78,7 @@ def run_study(
     skipped = left_out(parsed, progress)
     used = tuple(m for m in parsed if m.name not in skipped)
     options = SuiteOptions(
-        Path(out), tuple(found), used, folder.parent / "published", seeds, quick, jobs, threads, peers
+        Path(out), tuple(found), used, folder.parent / "published", seeds, quick, jobs, threads, peers, budget
     )
     results: dict[str, Any] = STUDIES[name](options, progress)
     left = [{"name": s.name, "reason": s.reason, "command": s.command} for s in skipped.values()]

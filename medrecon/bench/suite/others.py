@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import medrecon
@@ -17,9 +16,8 @@ MATCHING = ("repeatability", "mma_3px", "verified_matches", "pose_auc_10deg")
 def matching(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
     """`medrecon bench matching` on pairs of exactly known correspondence; its own files are in OUT/matching."""
     names = tuple(m.name for m in o.methods)
-    budget = next(iter(o.methods)).extractor_options.get("max_keypoints", 1024)
     benchmark = medrecon.create(
-        "benchmark", "matching", methods=names, budget=budget, threads=o.threads, plots=not o.quick
+        "benchmark", "matching", methods=names, budget=o.budget, threads=o.threads, plots=not o.quick
     )
     results = benchmark.run(o.out / "matching", o.quick, o.seeds, progress)
     rows = []
@@ -42,7 +40,7 @@ def speed(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
     from medrecon.bench.speed.measure import run
 
     folder = o.out / "speed"
-    results = run(folder, "cpu", o.quick, threads=o.threads, compile=not o.quick, say=partial(_say, progress))
+    results = run(folder, "cpu", o.quick, threads=o.threads, compile=not o.quick, say=progress.say)
     report.write(results, folder)
     rows = []
     for r in results["ops"]:
@@ -54,7 +52,3 @@ def speed(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
         row["fraction"] = {"mean": 100 * r["fraction"], "std": None, "n": 1}
         rows.append(row)
     return {"rows": rows, "verdicts": []}
-
-
-def _say(progress: Progress, text: str) -> None:
-    progress.say(text)

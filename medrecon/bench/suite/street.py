@@ -33,6 +33,7 @@ class SuiteOptions:
         jobs: runs at a time.
         threads: CPU threads of a run; 0: all cores.
         peers: other programs that join in, by name.
+        budget: keypoints a picture.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class SuiteOptions:
     jobs: int = 1
     threads: int = 0
     peers: tuple[str, ...] = ()
+    budget: int = 1024
 
     @property
     def steps(self) -> int:
