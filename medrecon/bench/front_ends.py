@@ -19,6 +19,7 @@ from medrecon.config import ComponentConfig
 from medrecon.errors import MedreconError
 from medrecon.progress import Progress
 from medrecon.runfolder import RunFolder
+from medrecon.types import SparseModel, Truth
 from medrecon.types.storage import write_bytes_atomic, write_json
 
 SCHEMA = 1
@@ -168,7 +169,6 @@ def measure(root: Path, done: set[str]) -> dict[str, Any]:
     Args:
         done: stages whose results belong to the run.
     """
-    from medrecon.metrics.poses import pose_errors
     from medrecon.pipeline.cache import StageStore
 
     run, store = RunFolder(root, done=done), StageStore(root)
@@ -187,8 +187,14 @@ def measure(root: Path, done: set[str]) -> dict[str, Any]:
         out["true_focal_px"] = float(np.mean([c.focal_px[0] for c in truth.cameras.values()]))
     if "sfm" not in done:
         return {**out, "registered": 0, "points": 0}
-    model = run.sparse
-    out |= {
+    return out | model_figures(run.sparse, truth)
+
+
+def model_figures(model: SparseModel, truth: Truth | None) -> dict[str, Any]:
+    """Of :data:`FIGURES`, those of a sparse model; the trajectory error where there is a truth and a trajectory."""
+    from medrecon.metrics.poses import pose_errors
+
+    out: dict[str, Any] = {
         "registered": len(model.cam_from_world),
         "points": len(model.points),
         "track_length": _finite(model.mean_track_length),

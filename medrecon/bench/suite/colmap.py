@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from medrecon.bench.front_ends import FIGURES
+from medrecon.bench.front_ends import FIGURES, model_figures
 from medrecon.bench.suite.cases import key_of
 from medrecon.bench.suite.sequences import BenchSequence
 from medrecon.bench.suite.street import SuiteOptions, pictures_case
-from medrecon.metrics.poses import pose_errors
 from medrecon.progress import Progress
 from medrecon.runfolder import RunFolder
-from medrecon.types import Rigid3
+from medrecon.sfm.pycolmap_backend import _load, _quiet, _to_sparse
 from medrecon.types.storage import read_json, write_json
 
 NAME = "colmap"
@@ -35,7 +34,7 @@ def records(o: SuiteOptions, progress: Progress) -> dict[str, dict[str, Any]]:
             labels = {"sequence": s.name, "method": NAME, "seed": seed}
             name = f"{pictures.name.removesuffix('keyframes')}{NAME}-seed{seed}"
             path = o.out / "cases" / f"{name}.json"
-            key = f"{key_of(pictures, run.root)} {_version()}"
+            key = f"{key_of(pictures, run.root)} {_camera_model(s)} {_version()}"
             record = read_json(path) if path.is_file() else {}
             if record.get("key") != key:
                 begun = time.monotonic()
@@ -49,15 +48,16 @@ def records(o: SuiteOptions, progress: Progress) -> dict[str, dict[str, Any]]:
 
 
 def _version() -> str:
-    import pycolmap
+    return str(_load().__version__)
 
-    return str(pycolmap.__version__)
+
+def _camera_model(sequence: BenchSequence) -> str:
+    return sequence.config.get("sfm", {}).get("camera_model", "SIMPLE_RADIAL")
 
 
 def _measure(sequence: BenchSequence, run: RunFolder, seed: int, threads: int) -> dict[str, Any]:
     """Figures of `front_ends.measure`, as far as COLMAP gives them, and ``failed``."""
-    import pycolmap
-
+    pycolmap = _load()
     frames = run.frames.frames
     figures: dict[str, Any] = {**dict.fromkeys(FIGURES), "failed": None, "registered": 0, "points": 0}
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +69,7 @@ def _measure(sequence: BenchSequence, run: RunFolder, seed: int, threads: int) -
             if f.mask_path is not None:
                 shutil.copyfile(f.mask_path, masks / f"{f.frame_id:06d}.png.png")
         reader, n = pycolmap.ImageReaderOptions(), threads or -1
-        reader.camera_model = sequence.config.get("sfm", {}).get("camera_model", "SIMPLE_RADIAL")
+        reader.camera_model = _camera_model(sequence)
         camera = frames[0].camera
         if camera is not None:  # known beforehand, and kept
             reader.camera_model, reader.camera_params = camera.model, ", ".join(map(str, camera.params))
@@ -82,37 +82,35 @@ def _measure(sequence: BenchSequence, run: RunFolder, seed: int, threads: int) -
         mapping.random_seed = seed
         if camera is not None:
             mapping.ba_refine_focal_length = mapping.ba_refine_extra_params = False
-        database, level = Path(scratch) / "database.db", pycolmap.logging.minloglevel
-        pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL.value)
+        database = Path(scratch) / "database.db"
         try:
-            pycolmap.set_random_seed(seed)
-            times = [time.monotonic()]
-            cpu = pycolmap.Device.cpu
-            pycolmap.extract_features(
-                database, folder, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader,
-                extraction_options=extraction, device=cpu,
-            )  # fmt: skip
-            times.append(time.monotonic())
-            pycolmap.match_sequential(database, matching_options=matching, pairing_options=pairing, device=cpu)
-            times.append(time.monotonic())
-            models = pycolmap.incremental_mapping(database, folder, Path(scratch), options=mapping)
-            times.append(time.monotonic())
-            figures |= {f"{n}_s": b - a for n, a, b in zip(("features", "matching", "sfm"), times, times[1:])}
-            figures |= _matches(database)
+            with _quiet(pycolmap):
+                pycolmap.set_random_seed(seed)
+                times = [time.monotonic()]
+                cpu = pycolmap.Device.cpu
+                pycolmap.extract_features(
+                    database, folder, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader,
+                    extraction_options=extraction, device=cpu,
+                )  # fmt: skip
+                times.append(time.monotonic())
+                pycolmap.match_sequential(database, matching_options=matching, pairing_options=pairing, device=cpu)
+                times.append(time.monotonic())
+                models = pycolmap.incremental_mapping(database, folder, Path(scratch), options=mapping)
+                times.append(time.monotonic())
+                figures |= {f"{n}_s": b - a for n, a, b in zip(("features", "matching", "sfm"), times, times[1:])}
+                figures |= _matches(database)
         except (RuntimeError, ValueError) as e:
             return figures | {"failed": str(e).splitlines()[0]}
-        finally:
-            pycolmap.logging.minloglevel = level
         if not models:
             return figures | {"failed": "no model came about"}
-        return figures | _model(max(models.values(), key=lambda m: m.num_reg_images()), run)
+        model = max(models.values(), key=lambda m: m.num_reg_images())
+        image_of = {int(Path(image.name).stem): i for i, image in model.images.items()}
+        return figures | model_figures(_to_sparse(model, image_of), run.truth)
 
 
 def _matches(database: Path) -> dict[str, float]:
     """Means over the pairs that were tried."""
-    import pycolmap
-
-    with pycolmap.Database.open(str(database)) as opened:
+    with _load().Database.open(str(database)) as opened:
         _, putative = opened.read_all_matches()
         _, verified = opened.read_two_view_geometries()
         keypoints = [opened.num_keypoints_for_image(i.image_id) for i in opened.read_all_images()]
@@ -124,24 +122,3 @@ def _matches(database: Path) -> dict[str, float]:
             "verified_per_pair": float(np.sum(inliers) / max(len(putative), 1)),
             "verified_pairs": sum(n > 0 for n in inliers),
         }
-
-
-def _model(model, run: RunFolder) -> dict[str, Any]:
-    model.update_point_3d_errors()
-    poses = {int(Path(model.image(i).name).stem): Rigid3.from_matrix(_square(model.image(i).cam_from_world().matrix()))
-             for i in model.reg_image_ids()}  # fmt: skip
-    out: dict[str, Any] = {
-        "registered": len(poses),
-        "points": model.num_points3D(),
-        "track_length": model.compute_mean_track_length(),
-        "reprojection_px": model.compute_mean_reprojection_error(),
-        "focal_px": float(np.mean([c.mean_focal_length() for c in model.cameras.values()])),
-    }
-    truth = run.truth
-    if truth is not None and len(poses) > 2:
-        out["ate_mm"] = pose_errors(poses, truth.cam_from_world_mm).ate
-    return out
-
-
-def _square(pose: np.ndarray) -> np.ndarray:
-    return np.vstack([pose, [0, 0, 0, 1]])
