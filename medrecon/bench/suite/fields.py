@@ -7,7 +7,7 @@ from typing import Any
 
 import medrecon
 from medrecon.bench.suite.cases import Case
-from medrecon.bench.suite.rows import figure, view_mean
+from medrecon.bench.suite.rows import figure, head_of, over_seeds, view_mean
 from medrecon.bench.suite.runner import run_cases
 from medrecon.bench.suite.street import SuiteOptions, heldout_ids, street
 from medrecon.errors import StageError
@@ -43,13 +43,9 @@ def in_the_same_time(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
             for seed in range(o.seeds):
                 labels = {"sequence": s.name, "method": name, "seed": seed, "poses": "true"}
                 cases.append(Case(labels, street(s, None, seed, o, more, keyframes=False), "render", held[s.name]))
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for r in run_cases(cases, o.out, o.jobs, progress).values():
-        groups.setdefault((r["labels"]["sequence"], r["labels"]["method"]), []).append(r)
     rows = []
-    for (sequence, method), group in groups.items():
-        row: dict[str, Any] = {"sequence": sequence, "method": method, "seeds": len(group)}
-        row["failed"] = next((r["failed"] for r in group if r["failed"]), None)
+    for group in over_seeds(run_cases(cases, o.out, o.jobs, progress)):
+        row = head_of(group, "sequence", "method")
         row |= {name: figure(view_mean(r, name) for r in group) for name in IMAGES}
         row |= {f"{s}_s": figure(r["stage_seconds"].get(s) for r in group) for s in ("radiance", "render")}
         rows.append(row)

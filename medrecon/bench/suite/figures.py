@@ -7,7 +7,7 @@ from typing import Any
 
 from medrecon.bench.methods import Method
 from medrecon.bench.suite.cases import Case
-from medrecon.bench.suite.rows import Verdict, figure, view_mean
+from medrecon.bench.suite.rows import Verdict, figure, head_of, over_seeds, view_mean
 from medrecon.bench.suite.runner import run_cases
 from medrecon.bench.suite.sequences import BenchSequence
 from medrecon.bench.suite.street import SuiteOptions, heldout_ids, street
@@ -26,11 +26,9 @@ def over_counts(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
     training rays, and in the same time. Poses come from all pictures, by the first method of the options."""
     records = run_cases(_count_cases(o, progress), o.out, o.jobs, progress)
     rows = []
-    for group in _seeds(records):
-        labels = group[0]["labels"]
-        row = {k: labels[k] for k in ("sequence", "field", "pictures", "budget")} | {"seeds": len(group)}
-        row["method"] = labels["field"]
-        row["failed"] = next((r["failed"] for r in group if r["failed"]), None)
+    for group in over_seeds(records):
+        row = head_of(group, "sequence", "field", "pictures", "budget")
+        row["method"] = row["field"]
         row |= {name: figure(view_mean(r, name) for r in group) for name in IMAGES}
         rows.append(row)
     return {"rows": rows, "verdicts": [v.to_dict() for v in _count_verdicts(rows)]}
@@ -46,10 +44,9 @@ def over_layers(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
         for seed in range(o.seeds)
     ]
     rows = []
-    for group in _seeds(run_cases(cases, o.out, o.jobs, progress)):
-        labels = group[0]["labels"]
-        row = {"sequence": labels["sequence"], "method": f"{labels['layers']} layers", "layers": labels["layers"]}
-        row |= {"seeds": len(group), "failed": next((r["failed"] for r in group if r["failed"]), None)}
+    for group in over_seeds(run_cases(cases, o.out, o.jobs, progress)):
+        row = head_of(group, "sequence", "layers")
+        row["method"] = f"{row['layers']} layers"
         row["psnr_db"] = figure(view_mean(r, "psnr_db") for r in group)
         row |= {f"{s}_s": figure(r["stage_seconds"].get(s) for r in group) for s in ("radiance", "render")}
         rows.append(row)
@@ -62,7 +59,7 @@ def spread(name: str):
     def study(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
         records = run_cases(_count_cases(o, progress), o.out, o.jobs, progress)
         rows = []
-        for group in _seeds(records):
+        for group in over_seeds(records):
             labels = group[0]["labels"]
             if labels["budget"] != "steps":
                 continue
@@ -109,14 +106,6 @@ def _case(o, sequence, method, seed, held, field, budget, count, options, labels
     config = street(sequence, method, seed, o, more, keyframes=False)
     names = {"sequence": sequence.name, "method": method.name, "seed": seed, "field": field, "budget": budget, **labels}
     return Case(names, config, "render", held)
-
-
-def _seeds(records: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Records that differ in their seed only, together."""
-    out: dict[str, list[dict[str, Any]]] = {}
-    for record in records.values():
-        out.setdefault(str({k: v for k, v in record["labels"].items() if k != "seed"}), []).append(record)
-    return list(out.values())
 
 
 def _count_verdicts(rows: list[dict[str, Any]]) -> list[Verdict]:

@@ -37,6 +37,20 @@ def figure(values: Iterable[float | None]) -> dict[str, Any] | None:
     return {"mean": float(np.mean(values)), "std": spread, "n": len(values)}
 
 
+def over_seeds(records: dict[str, dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Records that differ in their seed only, together."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for record in records.values():
+        out.setdefault(str({k: v for k, v in record["labels"].items() if k != "seed"}), []).append(record)
+    return list(out.values())
+
+
+def head_of(group: Sequence[dict[str, Any]], *names: str) -> dict[str, Any]:
+    """Beginning of the row of such a group: these of its labels, how many seeds, and why one failed if one did."""
+    failed = next((r["failed"] for r in group if r["failed"]), None)
+    return {**{n: group[0]["labels"][n] for n in names}, "seeds": len(group), "failed": failed}
+
+
 def view_mean(record: dict[str, Any], name: str) -> float | None:
     """Mean over all held-out views, those that could not be rendered included (see cases.view_figures)."""
     values = [v[name] for v in record["views"]]

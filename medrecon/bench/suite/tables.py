@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from medrecon.bench.suite import colmap
-from medrecon.bench.suite.rows import Verdict, figure, leads, mean_ranks, view_mean
+from medrecon.bench.suite.rows import Verdict, figure, head_of, leads, mean_ranks, over_seeds, view_mean
 from medrecon.bench.suite.runner import run_cases
 from medrecon.bench.suite.street import SuiteOptions, front_end_cases, heldout_ids, radiance_cases
 from medrecon.progress import Progress
@@ -23,9 +23,8 @@ def table1(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
     if colmap.NAME in o.peers:
         records |= colmap.records(o, progress)
     rows = []
-    for (sequence, method), group in sorted(_grouped(records).items(), key=lambda item: list(held).index(item[0][0])):
-        row: dict[str, Any] = {"sequence": sequence, "method": method, "seeds": len(group)}
-        row["failed"] = next((r["failed"] for r in group if r["failed"]), None)
+    for group in sorted(over_seeds(records), key=lambda g: list(held).index(g[0]["labels"]["sequence"])):
+        row = head_of(group, "sequence", "method")
         row |= {name: figure(r.get(name) for r in group) for name in SPARSE}
         rows.append(row)
     verdicts = []
@@ -42,9 +41,8 @@ def table2(o: SuiteOptions, progress: Progress) -> dict[str, Any]:
     table1(o, progress)  # the same poses
     records = run_cases(radiance_cases(o, progress), o.out, o.jobs, progress)
     rows = []
-    for (sequence, method), group in _grouped(records).items():
-        row: dict[str, Any] = {"sequence": sequence, "method": method, "seeds": len(group)}
-        row["failed"] = next((r["failed"] for r in group if r["failed"]), None)
+    for group in over_seeds(records):
+        row = head_of(group, "sequence", "method")
         row["heldout"] = len(group[0]["views"])
         row["failed_views"] = figure(sum(not v["rendered"] for v in r["views"]) for r in group)
         row |= {name: figure(view_mean(r, name) for r in group) for name in IMAGES}
@@ -61,10 +59,3 @@ def _rank_verdict(ranks: dict[str, float]) -> Verdict:
     first = next(iter(ranks))
     why = ", ".join(f"{m} {r:.2f}" for m, r in ranks.items())
     return Verdict(claim, "yes" if first in OURS else "no", why)
-
-
-def _grouped(records: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    out: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records.values():
-        out.setdefault((record["labels"]["sequence"], record["labels"]["method"]), []).append(record)
-    return out
